@@ -1,0 +1,46 @@
+-- record: what became of each send, many in one statement.
+-- $1 ids, $2 replay counts, $3 attempts, $4 outcomes, $5 errors, $6 responses, $7 delays in seconds
+-- Outcomes: delivered; failed; retry (uses one, due after the delay); wait (uses none, due after the delay);
+-- released (uses none, due at once).
+-- Only the row's own generation counts. A success wins unless the row is already complete, or was cancelled during the
+-- send; everything else counts only while this take still holds the row.
+with outcome as (
+    select *
+    from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::double precision[])
+        as o (id, replay_count, attempt, kind, error, response, delay)
+), locked as (
+    select e.id, o.kind, o.error, o.response, o.delay
+    from notification_events e
+    join outcome o on o.id = e.id and o.replay_count = e.replay_count
+    where case o.kind
+              when 'delivered' then e.completed_at is null or e.status = 'cancelled'
+              else e.status = 'delivering' and e.attempt = o.attempt
+          end
+    order by e.seq
+    for update of e
+), recorded as (
+    update notification_events e
+    set status = case kind when 'delivered' then 'delivered' when 'failed' then 'failed' else 'pending' end,
+        delivered_at = case kind when 'delivered' then now() end,
+        completed_at = case kind when 'delivered' then now() end,
+        failed_at = case kind when 'failed' then now() end,
+        retry_count = e.retry_count + (kind = 'retry')::integer,
+        scheduled_at = case kind when 'retry' then now() + delay * interval '1 second' else e.scheduled_at end,
+        hinted_until = case kind
+            when 'delivered' then e.hinted_until
+            when 'wait' then now() + delay * interval '1 second'
+        end,
+        waiting_since = case kind when 'wait' then coalesce(e.waiting_since, now()) end,
+        sending_until = null,
+        lost_leases = case kind when 'released' then e.lost_leases else 0 end,
+        last_error = coalesce(error, e.last_error),
+        response = coalesce(locked.response, e.response),
+        updated_at = now()
+    from locked
+    where e.id = locked.id
+    returning e.id, kind
+), woken as (
+    -- A sleeping relay does not know of the new due time, nor of the dead letter.
+    select notification_wake_relay() from recorded where kind <> 'delivered' limit 1
+)
+select recorded.id, (select count(*) from woken) as woken from recorded

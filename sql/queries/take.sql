@@ -1,0 +1,63 @@
+-- take: a consumer takes the rows it can start to send now. What was hinted long ago may be anything by now, so each
+-- row is judged as it stands; ids that do not come back are done, not due, or gone, and their hints can be dropped.
+-- $1 ids
+-- $2 send lease in seconds
+-- $3 alone: the consumer has nothing else in hand
+-- $4 lost leases at which a row is held to kill its consumers
+-- Verdicts: taken; failed (its dead letter follows); alone (to be taken when nothing else is in hand, for the next
+-- lost lease would be its last); busy (another consumer sends it, or a transaction holds it: look again later).
+with locked as (
+    select id, case
+            when status = 'delivering' and options ->> 'delivery' = 'at_most_once' then 'unknown_outcome'
+            when status = 'delivering' and lost_leases + 1 >= $4 then 'kills_its_consumer'
+            when lost_leases + (status = 'delivering')::integer = $4 - 1 and not $3 then 'alone'
+            else 'taken'
+        end as verdict
+    from notification_events
+    where id = any($1)
+      and completed_at is null
+      and failed_at is null
+      and scheduled_at <= now()
+      and (status = 'pending' or sending_until < now())
+    order by seq
+    for update skip locked
+), taken as (
+    update notification_events e
+    set status = case when verdict = 'taken' then 'delivering' else 'failed' end,
+        attempt = e.attempt + (verdict = 'taken')::integer,
+        lost_leases = e.lost_leases + (e.status = 'delivering')::integer,
+        sending_until = case when verdict = 'taken' then now() + $2 * interval '1 second' end,
+        waiting_since = null,
+        failed_at = case when verdict <> 'taken' then now() end,
+        hinted_until = case when verdict = 'taken' then e.hinted_until end,
+        last_error = case verdict
+            when 'unknown_outcome' then
+                'outcome unknown: a consumer stopped while sending this event, and it asks for at most one delivery'
+            when 'kills_its_consumer' then
+                'kills its consumer: ' || e.lost_leases + 1 || ' consumers in a row stopped while they had this event in hand'
+            else e.last_error
+        end,
+        updated_at = now()
+    from locked
+    where e.id = locked.id
+      and verdict <> 'alone'
+    returning e.*
+), woken as (
+    select notification_wake_relay() from taken where status = 'failed' limit 1
+)
+select case when status = 'delivering' then 'taken' else 'failed' end as verdict,
+       id, event_type, channel, target, template_id, payload::text as payload, options::text as options,
+       trace_id, retry_count, max_retry, attempt, lost_leases, replay_count, last_error,
+       extract(epoch from now() - scheduled_at)::double precision as late_seconds,
+       (select count(*) from woken) as woken
+from taken
+union all
+select case when locked.id is null then 'busy' else locked.verdict end,
+       e.id, e.event_type, e.channel, '', null, null, null, null, 0, null, 0, 0, 0, null, 0, 0
+from notification_events e
+left join locked on locked.id = e.id
+where e.id = any($1)
+  and e.completed_at is null
+  and e.failed_at is null
+  and e.scheduled_at <= now()
+  and (locked.id is null or locked.verdict = 'alone')

@@ -1,0 +1,1 @@
+//! 6 — the channel: from a message to the robot of a group.

@@ -1,0 +1,169 @@
+//! Arguments → command → exit code: 0 done, 1 failed, 64 bad usage or configuration.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::commands::{consume, migrate, publish, relay, run, sandbox, status, template};
+use crate::config;
+
+/// Bad usage or configuration (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// A row committed in PostgreSQL rings in a DingTalk group.
+///
+/// Business code inserts into notification_events in its own transaction; a relay hints due rows into a Redis Stream;
+/// a consumer renders each and sends it to the group's robot. Start with `postbell migrate`, then `postbell run`.
+#[derive(Parser, Debug)]
+#[command(name = "postbell", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Every option is also an environment variable, shown with it; the option wins.\n\
+                        Exit codes: 0 done, 1 failed, 64 bad usage or configuration.")]
+pub struct Cli {
+    #[command(flatten)]
+    log: config::Log,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Create or update the tables and functions; safe to run from several places at once
+    Migrate(migrate::Args),
+    /// Move hints of due rows from PostgreSQL to the Redis Stream
+    Relay(relay::Args),
+    /// Take hints from the Redis Stream, render the events and send them
+    Consume(consume::Args),
+    /// Relay and consumer in one process
+    Run(Box<run::Args>),
+    /// Insert one event and print its id
+    Publish(publish::Args),
+    /// Show what became of events
+    Status(status::Args),
+    /// A strict stand-in for the DingTalk robot, with a page that shows the group
+    Sandbox(sandbox::Args),
+    /// Check and preview templates
+    #[command(subcommand)]
+    Template(template::Command),
+}
+
+/// A failure of configuration rather than of the work: exit code 64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadConfiguration(pub String);
+
+/// Runs the command and turns its result into an exit code.
+pub fn run(cli: Cli) -> ExitCode {
+    // One provider for all TLS: PostgreSQL, Redis and the robots. It fails only if one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::log::init(&cli.log);
+    let result = match cli.command {
+        Command::Migrate(args) => migrate::run(args),
+        Command::Relay(args) => relay::run(args),
+        Command::Consume(args) => consume::run(args),
+        Command::Run(args) => run::run(*args),
+        Command::Publish(args) => publish::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Sandbox(args) => sandbox::run(args),
+        Command::Template(command) => template::run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("postbell: {error:#}"));
+            let bad_configuration = error.downcast_ref::<BadConfiguration>().is_some();
+            ExitCode::from(if bad_configuration { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+/// Says what is wrong with the arguments or the environment; also prints help and version.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    match bad_value(error) {
+        Some(message) => complain(&message),
+        None => {
+            let _ = error.print();
+        }
+    }
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// `NOTIFICATION_MAX_RETRY (--max-retry): given "x"; allowed: …`, where the error is about a value.
+fn bad_value(error: &clap::Error) -> Option<String> {
+    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        return None;
+    }
+    let (Some(ContextValue::String(named)), Some(ContextValue::String(given))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+    else {
+        return None;
+    };
+    let flag = named.split([' ', '=']).next()?;
+    let allowed = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) => values.join(", "),
+        _ => std::error::Error::source(error)?.to_string(),
+    };
+    let (variable, secret) = setting(flag)?;
+    let mut message = String::from("postbell: ");
+    match variable {
+        Some(variable) => write!(message, "{variable} ({flag}): ").ok()?,
+        None => write!(message, "{flag}: ").ok()?,
+    }
+    match (secret, given.is_empty()) {
+        (_, true) => message.push_str("given an empty value; "),
+        (true, false) => message.push_str("given a value that is not shown here; "),
+        (false, false) => write!(message, "given {given:?}; ").ok()?,
+    }
+    write!(message, "allowed: {allowed}").ok()?;
+    Some(message)
+}
+
+/// The environment variable behind a flag, and whether its value is a secret.
+fn setting(flag: &str) -> Option<(Option<String>, bool)> {
+    fn find(command: &clap::Command, long: &str) -> Option<(Option<String>, bool)> {
+        let own = command.get_arguments().find(|arg| arg.get_long() == Some(long));
+        own.map(|arg| (arg.get_env().map(|env| env.to_string_lossy().into_owned()), arg.is_hide_env_values_set()))
+            .or_else(|| command.get_subcommands().find_map(|sub| find(sub, long)))
+    }
+    find(&Cli::command(), flag.trim_start_matches('-'))
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a command goes to the terminal, whatever the log filter")]
+fn complain(message: &str) {
+    eprintln!("{message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_was_given_and_what_is_allowed() {
+        let error =
+            Cli::try_parse_from(["postbell", "consume", "--database-url", "x", "--max-retry", "many"]).unwrap_err();
+        assert_eq!(
+            bad_value(&error).unwrap(),
+            "postbell: NOTIFICATION_MAX_RETRY (--max-retry): given \"many\"; allowed: a whole number from 0 to 100"
+        );
+    }
+
+    #[test]
+    fn a_bad_secret_is_not_shown() {
+        let error =
+            Cli::try_parse_from(["postbell", "relay", "--database-url", "x", "--redis-url", "http://:hunter2@h"])
+                .unwrap_err();
+        let message = bad_value(&error).unwrap();
+        assert!(message.contains("REDIS_URL") && message.contains("rediss://"), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+}

@@ -1,0 +1,10 @@
+//! `postbell consume`.
+
+/// Arguments of `postbell consume`.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs the command.
+pub fn run(_args: Args) -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! `postbell publish`.
+
+/// Arguments of `postbell publish`.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs the command.
+pub fn run(_args: Args) -> anyhow::Result<()> {
+    Ok(())
+}

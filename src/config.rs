@@ -1,0 +1,418 @@
+//! Configuration: the only reader of the environment, one struct a part.
+//!
+//! Every setting is a flag and an environment variable; the flag wins. Values are checked when they are read, relations
+//! between them by [`Relay::check`] and [`Consumer::check`], and all are refused at start rather than worked around.
+//!
+//! | variable | default | meaning |
+//! |---|---|---|
+//! | `DATABASE_URL` | – | PostgreSQL connection string |
+//! | `REDIS_URL` | `redis://127.0.0.1:6379` | Redis connection string |
+//! | `DINGTALK_NOTIFICATION_WEBHOOK` | – | webhook of the robot named `default` |
+//! | `DINGTALK_NOTIFICATION_SECRET` | – | its signing secret |
+//! | `NOTIFICATION_MAX_RETRY` | `3` | retries after the first send |
+//! | `NOTIFICATION_RETRY_BACKOFF` | `1m,5m,30m` | delay before each retry; the last repeats |
+//! | `NOTIFICATION_QUEUE_STREAM` | `notification:events` | stream of hints |
+//! | `NOTIFICATION_DEAD_LETTER_STREAM` | `notification:deadletter` | stream of dead letters |
+//! | `NOTIFICATION_CONSUMER_GROUP` | `postbell` | consumer group |
+//! | `NOTIFICATION_STREAM_MAX_LEN` | `10000` | entries at which hinting pauses |
+//! | `NOTIFICATION_STREAM_BLOCK` | `1s` | how long one read waits for entries |
+//! | `NOTIFICATION_HINT_LEASE` | `1m` | how long a hint is trusted |
+//! | `NOTIFICATION_SEND_LEASE` | `45s` | how long a consumer owns what it took |
+//! | `NOTIFICATION_SEND_TIMEOUT` | `10s` | one request to a robot |
+//! | `NOTIFICATION_POLL_INTERVAL` | `10s` | backstop where no notification comes |
+//! | `NOTIFICATION_BATCH_SIZE` | `500` | rows of one claim |
+//! | `NOTIFICATION_CONCURRENCY` | `64` | sends at the same time |
+//! | `NOTIFICATION_TEMPLATES_DIR` | `templates` | folder of templates |
+//! | `NOTIFICATION_ALLOWED_HOSTS` | – | webhook hosts beside DingTalk's own |
+//! | `NOTIFICATION_HTTP_ADDR` | `127.0.0.1:9464` | health and metrics; `off` for none |
+//! | `NOTIFICATION_SHUTDOWN_GRACE` | `25s` | time to finish what is in hand |
+//! | `NOTIFICATION_LOG` | `info` | log filter |
+//! | `NOTIFICATION_LOG_FORMAT` | `text` | `text` or `json` |
+//!
+//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured for requests to robots.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+
+/// Where the rows are.
+#[derive(Args, Clone, Debug)]
+pub struct Database {
+    /// PostgreSQL connection string, such as postgres://user:password@host/database?sslmode=require
+    ///
+    /// sslmode is disable, prefer, require, verify-ca or verify-full; sslrootcert names a PEM file.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", value_parser = parse_secret)]
+    pub database_url: SecretString,
+}
+
+/// Where the hints go.
+#[derive(Args, Clone, Debug)]
+pub struct Queue {
+    /// Redis connection string: redis://[[user]:password@]host[:port][/db], or rediss:// for TLS
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL", default_value = "redis://127.0.0.1:6379", value_parser = parse_redis_url)]
+    pub redis_url: SecretString,
+
+    /// Redis stream that carries the hints
+    #[arg(long, env = "NOTIFICATION_QUEUE_STREAM", value_name = "KEY", default_value = "notification:events", value_parser = parse_key)]
+    pub queue_stream: String,
+
+    /// Redis stream that dead letters are announced in
+    #[arg(long, env = "NOTIFICATION_DEAD_LETTER_STREAM", value_name = "KEY", default_value = "notification:deadletter", value_parser = parse_key)]
+    pub dead_letter_stream: String,
+
+    /// Consumer group on the stream of hints
+    #[arg(long, env = "NOTIFICATION_CONSUMER_GROUP", value_name = "NAME", default_value = "postbell", value_parser = parse_key)]
+    pub consumer_group: String,
+
+    /// Entries in the stream of hints at which hinting pauses; the dead-letter stream is trimmed to about as many
+    #[arg(long, env = "NOTIFICATION_STREAM_MAX_LEN", value_name = "ENTRIES", default_value = "10000", value_parser = Whole { min: 1, max: 10_000_000 })]
+    pub stream_max_len: u64,
+
+    /// How long one read of the stream waits for new entries
+    #[arg(long, env = "NOTIFICATION_STREAM_BLOCK", value_name = "DURATION", default_value = "1s", value_parser = Span { min_ms: 10, max_ms: 60_000 })]
+    pub stream_block: Duration,
+}
+
+/// The hint lease is the relay's to give and the consumer's to give back.
+#[derive(Args, Clone, Debug)]
+pub struct Hints {
+    /// How long a hint in the stream is trusted before its row is hinted again
+    #[arg(long, env = "NOTIFICATION_HINT_LEASE", value_name = "DURATION", default_value = "1m", value_parser = Span { min_ms: 1_000, max_ms: 86_400_000 })]
+    pub hint_lease: Duration,
+}
+
+/// How the relay works.
+#[derive(Args, Clone, Debug)]
+pub struct Relay {
+    /// How often the table is looked at when no notification comes
+    #[arg(long, env = "NOTIFICATION_POLL_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = Span { min_ms: 100, max_ms: 3_600_000 })]
+    pub poll_interval: Duration,
+
+    /// Most rows claimed, and hinted in one round trip, at a time
+    #[arg(long, env = "NOTIFICATION_BATCH_SIZE", value_name = "ROWS", default_value = "500", value_parser = Whole { min: 1, max: 10_000 })]
+    pub batch_size: u64,
+}
+
+/// How the consumer works.
+#[derive(Args, Clone, Debug)]
+pub struct Consumer {
+    /// Retries after the first send, where the event does not say: 3 retries are 4 sends
+    #[arg(long, env = "NOTIFICATION_MAX_RETRY", value_name = "RETRIES", default_value = "3", value_parser = Whole { min: 0, max: 100 })]
+    pub max_retry: u64,
+
+    /// Delay before each retry, comma-separated; the last repeats; up to a tenth is added at random
+    #[arg(long, env = "NOTIFICATION_RETRY_BACKOFF", value_name = "DURATIONS", default_value = "1m,5m,30m")]
+    pub retry_backoff: Backoff,
+
+    /// How long a consumer owns an event it took; after that another may take it over
+    #[arg(long, env = "NOTIFICATION_SEND_LEASE", value_name = "DURATION", default_value = "45s", value_parser = Span { min_ms: 500, max_ms: 3_600_000 })]
+    pub send_lease: Duration,
+
+    /// Most sends at the same time
+    #[arg(long, env = "NOTIFICATION_CONCURRENCY", value_name = "SENDS", default_value = "64", value_parser = Whole { min: 1, max: 4_096 })]
+    pub concurrency: u64,
+}
+
+/// The robots and the way to them.
+#[derive(Args, Clone, Debug)]
+pub struct Channel {
+    /// Webhook URL of the DingTalk robot named "default"
+    #[arg(long, env = "DINGTALK_NOTIFICATION_WEBHOOK", hide_env_values = true, value_name = "URL", value_parser = parse_optional_secret)]
+    pub dingtalk_webhook: Option<OptionalSecret>,
+
+    /// Signing secret of that robot (starts with SEC); empty if the robot does not sign
+    #[arg(long, env = "DINGTALK_NOTIFICATION_SECRET", hide_env_values = true, value_name = "SECRET", value_parser = parse_optional_secret)]
+    pub dingtalk_secret: Option<OptionalSecret>,
+
+    /// Total time for one request to a robot, connecting (at most 3s) included
+    #[arg(long, env = "NOTIFICATION_SEND_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = Span { min_ms: 100, max_ms: 300_000 })]
+    pub send_timeout: Duration,
+
+    /// Webhook hosts allowed beside oapi.dingtalk.com and oapi.dingtalk.io, comma-separated, each host or host:port
+    ///
+    /// Plain http is allowed only for a listed loopback host, such as 127.0.0.1:8099.
+    #[arg(long, env = "NOTIFICATION_ALLOWED_HOSTS", value_name = "HOSTS", default_value = "")]
+    pub allowed_hosts: HostList,
+}
+
+/// Where the templates are.
+#[derive(Args, Clone, Debug)]
+pub struct Templates {
+    /// Folder of templates: <template_id>.md for Markdown, <template_id>.txt for plain text
+    #[arg(long, env = "NOTIFICATION_TEMPLATES_DIR", value_name = "DIR", default_value = "templates")]
+    pub templates_dir: PathBuf,
+}
+
+/// What a long-running process needs beside its work.
+#[derive(Args, Clone, Debug)]
+pub struct Service {
+    /// Address for /livez, /readyz and /metrics; port 0 picks a free one, off for none
+    #[arg(long, env = "NOTIFICATION_HTTP_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9464", value_parser = parse_addr)]
+    pub http_addr: HttpAddr,
+
+    /// Time to finish what is in hand after SIGTERM; what is left is given back
+    #[arg(long, env = "NOTIFICATION_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s", value_parser = Span { min_ms: 0, max_ms: 3_600_000 })]
+    pub shutdown_grace: Duration,
+}
+
+/// What is logged, and how.
+#[derive(Args, Clone, Debug)]
+pub struct Log {
+    /// Log filter: error, warn, info, debug or trace, or directives such as postbell=debug,info
+    #[arg(long, global = true, env = "NOTIFICATION_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_filter)]
+    pub log: String,
+
+    /// Log format
+    #[arg(
+        long,
+        global = true,
+        env = "NOTIFICATION_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        value_enum
+    )]
+    pub log_format: LogFormat,
+}
+
+/// One line of text, or one JSON object, per log event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A secret that an empty value leaves unset, as compose files and `.env` files write it.
+#[derive(Clone, Debug)]
+pub struct OptionalSecret(Option<SecretString>);
+
+impl Channel {
+    /// The webhook of the robot named `default`, where one is set.
+    pub fn webhook(&self) -> Option<&SecretString> {
+        self.dingtalk_webhook.as_ref().and_then(|secret| secret.0.as_ref())
+    }
+
+    /// Its signing secret, where one is set.
+    pub fn secret(&self) -> Option<&SecretString> {
+        self.dingtalk_secret.as_ref().and_then(|secret| secret.0.as_ref())
+    }
+}
+
+/// Where health and metrics are served, if anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpAddr {
+    /// Nowhere.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+/// Delays before the first, second, … retry; the last one repeats. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backoff(pub Vec<Duration>);
+
+impl FromStr for Backoff {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let span = Span { min_ms: 0, max_ms: 30 * 86_400_000 };
+        text.split(',')
+            .map(|part| span.read(part.trim()))
+            .collect::<Result<Vec<_>, _>>()
+            .map(Backoff)
+            .map_err(|_| "comma-separated durations of at most 30 days each, such as 1m,5m,30m".to_owned())
+    }
+}
+
+/// Hosts, each with or without a port, as the operator listed them; lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostList(pub Vec<String>);
+
+impl FromStr for HostList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
+        hosts
+            .map(|host| {
+                let url = url::Url::parse(&format!("https://{host}/")).ok();
+                let plain =
+                    url.is_some_and(|url| url.path() == "/" && url.username().is_empty() && url.query().is_none());
+                if plain && !host.contains('/') {
+                    Ok(host.to_ascii_lowercase())
+                } else {
+                    Err("comma-separated hosts, each host or host:port, without scheme or path".to_owned())
+                }
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map(HostList)
+    }
+}
+
+impl Consumer {
+    /// Time that must be left of the send lease after the worst case of one request, for recording its outcome.
+    pub const LEASE_MARGIN: Duration = Duration::from_secs(1);
+
+    /// Refuses a send lease that one slow request could outlive: another consumer would send the same event meanwhile.
+    pub fn check(&self, channel: &Channel) -> Result<(), String> {
+        let least = channel.send_timeout + Self::LEASE_MARGIN;
+        if self.send_lease < least {
+            return Err(format!(
+                "NOTIFICATION_SEND_LEASE (--send-lease): given {}; allowed: at least NOTIFICATION_SEND_TIMEOUT plus {}, here {}",
+                show(self.send_lease),
+                show(Self::LEASE_MARGIN),
+                show(least)
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A duration as people write it: `90s` is `1m 30s`.
+pub fn show(duration: Duration) -> String {
+    jiff::SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), |span| format!("{span:#}"))
+}
+
+/// Reads a whole number within bounds.
+#[derive(Clone, Debug)]
+struct Whole {
+    min: u64,
+    max: u64,
+}
+
+/// Reads a duration within bounds, such as `500ms`, `45s` or `1m 30s`.
+#[derive(Clone, Debug)]
+struct Span {
+    min_ms: u64,
+    max_ms: u64,
+}
+
+impl Span {
+    fn read(&self, text: &str) -> Result<Duration, String> {
+        let allowed = || {
+            format!(
+                "a duration from {} to {}, such as 500ms, 45s or 5m",
+                show(Duration::from_millis(self.min_ms)),
+                show(Duration::from_millis(self.max_ms))
+            )
+        };
+        let span: jiff::SignedDuration = text.parse().map_err(|_| allowed())?;
+        let duration = Duration::try_from(span).map_err(|_| allowed())?;
+        let bounds = Duration::from_millis(self.min_ms)..=Duration::from_millis(self.max_ms);
+        if bounds.contains(&duration) { Ok(duration) } else { Err(allowed()) }
+    }
+}
+
+impl Whole {
+    fn read(&self, text: &str) -> Result<u64, String> {
+        match text.parse() {
+            Ok(value) if (self.min..=self.max).contains(&value) => Ok(value),
+            _ => Err(format!("a whole number from {} to {}", self.min, self.max)),
+        }
+    }
+}
+
+/// Makes clap use a reader above, so that the error text says what is allowed.
+macro_rules! value_parser {
+    ($reader:ty, $value:ty) => {
+        impl clap::builder::TypedValueParser for $reader {
+            type Value = $value;
+
+            fn parse_ref(
+                &self,
+                command: &clap::Command,
+                arg: Option<&clap::Arg>,
+                value: &std::ffi::OsStr,
+            ) -> Result<$value, clap::Error> {
+                let reader = self.clone();
+                let parse = move |text: &str| reader.read(text);
+                clap::builder::TypedValueParser::parse_ref(&parse, command, arg, value)
+            }
+        }
+    };
+}
+value_parser!(Whole, u64);
+value_parser!(Span, Duration);
+
+fn parse_secret(text: &str) -> Result<SecretString, String> {
+    if text.is_empty() { Err("a PostgreSQL connection string".to_owned()) } else { Ok(text.into()) }
+}
+
+fn parse_optional_secret(text: &str) -> Result<OptionalSecret, String> {
+    Ok(OptionalSecret((!text.is_empty()).then(|| text.into())))
+}
+
+fn parse_redis_url(text: &str) -> Result<SecretString, String> {
+    use redis::IntoConnectionInfo;
+    match text.into_connection_info() {
+        Ok(_) => Ok(text.into()),
+        Err(_) => Err("redis://[[user]:password@]host[:port][/db], rediss:// for TLS, or unix:///path".to_owned()),
+    }
+}
+
+fn parse_key(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 512 || text.chars().any(char::is_control) {
+        return Err("1 to 512 printable characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_addr(text: &str) -> Result<HttpAddr, String> {
+    if text.is_empty() || text == "off" {
+        return Ok(HttpAddr::Off);
+    }
+    text.parse()
+        .map(HttpAddr::At)
+        .map_err(|_| "an address and port such as 127.0.0.1:9464 or [::]:9464, or off".to_owned())
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("error, warn, info, debug or trace, or directives such as postbell=debug,info".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_outside_their_bounds_are_refused_with_what_is_allowed() {
+        let span = Span { min_ms: 1_000, max_ms: 60_000 };
+        assert_eq!(span.read("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(span.read("1500ms"), Ok(Duration::from_millis(1500)));
+        for refused in ["", "5", "-5s", "61s", "999ms", "soon"] {
+            assert_eq!(
+                span.read(refused),
+                Err("a duration from 1s to 1m, such as 500ms, 45s or 5m".to_owned()),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn backoff_is_a_list_that_is_never_empty() {
+        let minutes = |n| Duration::from_secs(60 * n);
+        assert_eq!("1m, 5m,30m".parse(), Ok(Backoff(vec![minutes(1), minutes(5), minutes(30)])));
+        assert!("".parse::<Backoff>().is_err());
+        assert!("1m,,5m".parse::<Backoff>().is_err());
+    }
+
+    #[test]
+    fn hosts_come_without_scheme_path_or_credentials() {
+        assert_eq!("".parse(), Ok(HostList::default()));
+        assert_eq!(
+            "Robots.example:8443, [::1]:80".parse(),
+            Ok(HostList(vec!["robots.example:8443".into(), "[::1]:80".into()]))
+        );
+        for refused in ["https://a.example", "a.example/path", "u:p@a.example", "a b"] {
+            assert!(refused.parse::<HostList>().is_err(), "{refused}");
+        }
+    }
+}

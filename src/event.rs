@@ -1,0 +1,150 @@
+//! 1 — the row: an event as a consumer takes it, and what can become of it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// An event in a consumer's hand: the row as the take returned it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Primary key, and what every log line and message about the event names.
+    pub id: Uuid,
+    /// Such as `resume.parsed`.
+    pub event_type: String,
+    /// Kind of robot, such as `dingtalk`.
+    pub channel: String,
+    /// Named robot, or a webhook URL: never to be shown unmasked.
+    pub target: String,
+    /// Template, where it is not named after the event type.
+    pub template_id: Option<String>,
+    /// Template variables: a JSON object.
+    pub payload: serde_json::Map<String, serde_json::Value>,
+    /// Send options.
+    pub options: Options,
+    /// The caller's, carried into the stream and the logs.
+    pub trace_id: Option<String>,
+    /// Retries used so far.
+    pub retry_count: u32,
+    /// Retries allowed, where the event says.
+    pub max_retry: Option<u32>,
+    /// Fence: raised at each take.
+    pub attempt: i32,
+    /// Generation: raised at each replay.
+    pub replay_count: i32,
+    /// How long after its `scheduled_at` it was taken.
+    pub late: Duration,
+}
+
+impl Event {
+    /// The template that renders this event: its own, or the one named after its type.
+    pub fn template_id(&self) -> &str {
+        self.template_id.as_deref().unwrap_or(&self.event_type)
+    }
+}
+
+/// What the caller asks of the send; keys that postbell does not know are left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// Mobile numbers of group members to mention; overseas numbers as `+1-1234567890`.
+    pub at_mobiles: Vec<String>,
+    /// User ids of group members to mention.
+    pub at_user_ids: Vec<String>,
+    /// Mention everybody.
+    pub at_all: bool,
+    /// What to do where it is unknown whether a send arrived.
+    pub delivery: Delivery,
+}
+
+/// What to do where it is unknown whether a send arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Send again, with the same `msgUuid`.
+    #[default]
+    AtLeastOnce,
+    /// Fail with that reason rather than risk a second message.
+    AtMostOnce,
+}
+
+/// What became of one take, as `record` writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The platform said yes.
+    Delivered {
+        /// Its answer.
+        response: String,
+    },
+    /// Not delivered, and no retry can help or none is left.
+    Failed {
+        /// Whose fault it is and what to do.
+        error: String,
+        /// The platform's answer, where there was one.
+        response: Option<String>,
+    },
+    /// Not delivered (or not known to be); to be sent again after a delay, which uses a retry.
+    Retry {
+        /// From now.
+        after: Duration,
+        /// What went wrong.
+        error: String,
+        /// The platform's answer, where there was one.
+        response: Option<String>,
+    },
+    /// The robot cannot take it now, through no fault of the event's: put back for later, no retry used.
+    Wait {
+        /// From now.
+        after: Duration,
+        /// What it waits for.
+        error: String,
+        /// The platform's answer, where there was one.
+        response: Option<String>,
+    },
+    /// Given back by a consumer that stops: due at once, no retry used.
+    Released {
+        /// Why, where a send had begun.
+        error: Option<String>,
+    },
+}
+
+impl Outcome {
+    /// The word for it in SQL, logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Outcome::Delivered { .. } => "delivered",
+            Outcome::Failed { .. } => "failed",
+            Outcome::Retry { .. } => "retry",
+            Outcome::Wait { .. } => "wait",
+            Outcome::Released { .. } => "released",
+        }
+    }
+
+    /// What is written to `last_error`.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Outcome::Delivered { .. } => None,
+            Outcome::Failed { error, .. } | Outcome::Retry { error, .. } | Outcome::Wait { error, .. } => Some(error),
+            Outcome::Released { error } => error.as_deref(),
+        }
+    }
+
+    /// What is written to `response`.
+    pub fn response(&self) -> Option<&str> {
+        match self {
+            Outcome::Delivered { response } => Some(response),
+            Outcome::Failed { response, .. } | Outcome::Retry { response, .. } | Outcome::Wait { response, .. } => {
+                response.as_deref()
+            }
+            Outcome::Released { .. } => None,
+        }
+    }
+
+    /// How long from now until the row is due again.
+    pub fn delay(&self) -> Duration {
+        match self {
+            Outcome::Retry { after, .. } | Outcome::Wait { after, .. } => *after,
+            Outcome::Delivered { .. } | Outcome::Failed { .. } | Outcome::Released { .. } => Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! 5 — the templates: load, check, render, escape.
