@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn backoff_is_a_list_that_is_never_empty() {
-        let minutes = |n| Duration::from_secs(60 * n);
+        let minutes = |n: u64| Duration::from_secs(60 * n);
         assert_eq!("1m, 5m,30m".parse(), Ok(Backoff(vec![minutes(1), minutes(5), minutes(30)])));
         assert!("".parse::<Backoff>().is_err());
         assert!("1m,,5m".parse::<Backoff>().is_err());
