@@ -1,0 +1,6 @@
+//! DingTalk's custom group robot.
+
+mod body;
+mod links;
+mod shorten;
+mod sign;
