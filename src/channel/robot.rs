@@ -1,0 +1,124 @@
+//! A robot: where its webhook is, how it signs, and the name it goes by where its token must not be seen.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use super::hosts::Hosts;
+use super::{Platform, hex};
+use crate::cli::BadConfiguration;
+use crate::config;
+
+/// The name of the robot in the environment.
+pub(super) const DEFAULT: &str = "default";
+
+/// The robot of one group.
+#[derive(Clone)]
+pub struct Robot {
+    platform: Platform,
+    name: String,
+    webhook: SecretString,
+    secret: Option<SecretString>,
+}
+
+impl Robot {
+    /// Stable and free of tokens: `default`, or the webhook's host and a digest of the whole. The same word in SQL,
+    /// logs, metrics and message keys.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The robot behind a webhook URL; it does not sign.
+    ///
+    /// # Errors
+    ///
+    /// Why the URL is refused, without its token.
+    pub(super) fn at(platform: Platform, webhook: &str, hosts: &Hosts) -> Result<Robot, String> {
+        let url = Url::parse(webhook).map_err(|why| format!("not a URL ({why})"))?;
+        hosts.check(&url)?;
+        let webhook = url.as_str();
+        webhook.parse::<http::Uri>().map_err(|_| "the URL has characters that must be percent-encoded".to_owned())?;
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let name = format!("{host}{port}#{}", hex(&Sha256::digest(webhook), 12));
+        Ok(Robot { platform, name, webhook: webhook.into(), secret: None })
+    }
+
+    pub(super) fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    pub(super) fn webhook(&self) -> &str {
+        self.webhook.expose_secret()
+    }
+
+    pub(super) fn secret(&self) -> Option<&str> {
+        self.secret.as_ref().map(ExposeSecret::expose_secret)
+    }
+
+    pub(super) fn same_webhook(&self, other: &Robot) -> bool {
+        self.webhook() == other.webhook()
+    }
+
+    /// The text without anything that would let its reader send as this robot; `sign` is the last signature, if any.
+    pub(super) fn mask(&self, text: &str, sign: Option<&str>) -> String {
+        let mut hidden = vec![self.webhook().to_owned()];
+        hidden.extend(self.secret().map(str::to_owned));
+        hidden.extend(sign.map(str::to_owned));
+        if let Ok(url) = Url::parse(self.webhook()) {
+            hidden.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+            let raw = url.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+            hidden.extend(raw.map(|(_, value)| value.to_owned()));
+            // Some gateways carry their token in the path.
+            hidden.extend(url.path_segments().into_iter().flatten().filter(|part| part.len() > 15).map(str::to_owned));
+        }
+        hidden.retain(|secret| secret.len() > 2);
+        // An answer in JSON may write / as \/.
+        let escaped: Vec<_> = hidden.iter().filter(|s| s.contains('/')).map(|s| s.replace('/', "\\/")).collect();
+        hidden.extend(escaped);
+        hidden.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        hidden.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
+    }
+}
+
+impl fmt::Debug for Robot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Robot").field("platform", &self.platform).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The robot in the environment, where one is configured.
+///
+/// # Errors
+///
+/// Names the variable and what is allowed, never what was given.
+pub(super) fn configured(config: &config::Channel, hosts: &Hosts) -> Result<Option<Robot>, BadConfiguration> {
+    let Some(webhook) = config.webhook() else { return Ok(None) };
+    // Secrets that come from files end with a line break.
+    let robot = Robot::at(Platform::DingTalk, webhook.expose_secret().trim(), hosts).map_err(|why| {
+        BadConfiguration(format!(
+            "DINGTALK_NOTIFICATION_WEBHOOK (--dingtalk-webhook): given a value that is not shown here: {why}; \
+             allowed: https://oapi.dingtalk.com/robot/send?access_token=…, or https on a host that \
+             NOTIFICATION_ALLOWED_HOSTS lists (http for a listed loopback host)"
+        ))
+    })?;
+    let secret = config.secret().map(|secret| secret.expose_secret().trim().into());
+    Ok(Some(Robot { name: DEFAULT.to_owned(), secret, ..robot }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echoed_token_secret_or_signature_is_masked() {
+        let hosts = Hosts::new(&Default::default());
+        let webhook = "https://oapi.dingtalk.com/robot/send?access_token=a%2Bb%2Fc0ffee";
+        let robot = Robot::at(Platform::DingTalk, webhook, &hosts).unwrap();
+        let robot = Robot { secret: Some("SECtest".into()), ..robot };
+        let echo = format!(r#"{webhook} a+b/c0ffee a+b\/c0ffee a%2Bb%2Fc0ffee SECtest sIgN= access_token robot"#);
+        assert_eq!(robot.mask(&echo, Some("sIgN=")), "*** *** *** *** *** *** access_token robot");
+    }
+}
