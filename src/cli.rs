@@ -84,7 +84,7 @@ pub fn refuse(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    match bad_value(error) {
+    match bad_value(error).or_else(|| missing(error)) {
         Some(message) => complain(&message),
         None => {
             let _ = error.print();
@@ -123,6 +123,23 @@ fn bad_value(error: &clap::Error) -> Option<String> {
     Some(message)
 }
 
+/// `DATABASE_URL (--database-url) is not set`, where a required option is missing.
+fn missing(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return None;
+    }
+    let Some(ContextValue::Strings(flags)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flags = flags.iter().map(|flag| {
+        let flag = flag.split([' ', '=']).next().unwrap_or_default();
+        match setting(flag)? {
+            (Some(variable), _) => Some(format!("{variable} ({flag})")),
+            (None, _) => None,
+        }
+    });
+    let named: Vec<String> = flags.collect::<Option<_>>()?;
+    Some(format!("postbell: {} is not set; --help and .env.example say what it is", named.join(", ")))
+}
+
 /// The environment variable behind a flag, and whether its value is a secret.
 fn setting(flag: &str) -> Option<(Option<String>, bool)> {
     fn find(command: &clap::Command, long: &str) -> Option<(Option<String>, bool)> {
@@ -140,11 +157,43 @@ fn complain(message: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// Every setting of every command: its variable and its default.
+    fn settings(command: &clap::Command) -> BTreeMap<String, String> {
+        let own = command.get_arguments().filter_map(|arg| {
+            let default = arg.get_default_values().first().map(|value| value.to_string_lossy().into_owned());
+            Some((arg.get_env()?.to_string_lossy().into_owned(), default.unwrap_or_default()))
+        });
+        own.chain(command.get_subcommands().flat_map(settings)).collect()
+    }
+
+    #[test]
+    fn the_example_environment_has_every_setting_with_its_default_and_no_other() {
+        let example = include_str!("../.env.example");
+        let pairs = example.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+        let mut example: BTreeMap<String, String> =
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert!(example.remove("DATABASE_URL").is_some(), "it has no default, but an example");
+        let mut settings = settings(&Cli::command());
+        settings.remove("DATABASE_URL");
+        assert_eq!(example, settings);
+    }
+
+    #[test]
+    fn the_documentation_of_the_configuration_has_every_setting_with_its_default() {
+        let source = include_str!("config.rs");
+        for (name, default) in settings(&Cli::command()) {
+            let default = if default.is_empty() { "–".to_owned() } else { format!("`{default}`") };
+            assert!(source.contains(&format!("//! | `{name}` | {default} |")), "{name} with default {default}");
+        }
     }
 
     #[test]
@@ -155,6 +204,14 @@ mod tests {
             bad_value(&error).unwrap(),
             "postbell: NOTIFICATION_MAX_RETRY (--max-retry): given \"many\"; allowed: a whole number from 0 to 100"
         );
+    }
+
+    #[test]
+    fn a_missing_setting_is_named_by_its_variable() {
+        let error =
+            Cli::command().mut_subcommand("migrate", |migrate| migrate.mut_arg("database_url", |url| url.env(None)));
+        let error = error.try_get_matches_from(["postbell", "migrate"]).unwrap_err();
+        assert!(missing(&error).unwrap().starts_with("postbell: DATABASE_URL (--database-url) is not set"));
     }
 
     #[test]

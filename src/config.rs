@@ -1,7 +1,7 @@
 //! Configuration: the only reader of the environment, one struct a part.
 //!
 //! Every setting is a flag and an environment variable; the flag wins. Values are checked when they are read, relations
-//! between them by [`Relay::check`] and [`Consumer::check`], and all are refused at start rather than worked around.
+//! between them by [`Consumer::check`], and a bad one is refused at start rather than worked around.
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
@@ -52,7 +52,7 @@ pub struct Database {
 /// Where the hints go.
 #[derive(Args, Clone, Debug)]
 pub struct Queue {
-    /// Redis connection string: redis://[[user]:password@]host[:port][/db], or rediss:// for TLS
+    /// Redis connection string, such as redis://:password@host:6379/0; rediss:// for TLS
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL", default_value = "redis://127.0.0.1:6379", value_parser = parse_redis_url)]
     pub redis_url: SecretString,
 
@@ -256,16 +256,19 @@ impl FromStr for HostList {
 
 impl Consumer {
     /// Time that must be left of the send lease after the worst case of one request, for recording its outcome.
-    pub const LEASE_MARGIN: Duration = Duration::from_secs(1);
+    pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
+
+    /// What the send lease must have beyond the send timeout: that margin, and time to begin.
+    const LEASE_SURPLUS: Duration = Duration::from_secs(1);
 
     /// Refuses a send lease that one slow request could outlive: another consumer would send the same event meanwhile.
     pub fn check(&self, channel: &Channel) -> Result<(), String> {
-        let least = channel.send_timeout + Self::LEASE_MARGIN;
+        let least = channel.send_timeout + Self::LEASE_SURPLUS;
         if self.send_lease < least {
             return Err(format!(
                 "NOTIFICATION_SEND_LEASE (--send-lease): given {}; allowed: at least NOTIFICATION_SEND_TIMEOUT plus {}, here {}",
                 show(self.send_lease),
-                show(Self::LEASE_MARGIN),
+                show(Self::LEASE_SURPLUS),
                 show(least)
             ));
         }

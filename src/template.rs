@@ -147,6 +147,11 @@ impl Templates {
         })
     }
 
+    /// Whether there is such a template, broken or not.
+    pub fn contains(&self, template_id: &str) -> bool {
+        self.forms.contains_key(&Form::Single(template_id.to_owned()))
+    }
+
     /// What is wrong in the folder, in the order of its files.
     pub fn problems(&self) -> &[Problem] {
         &self.problems

@@ -26,6 +26,8 @@ with unburied as (
 )
 update notification_events e
 set hinted_until = now() + $3 * interval '1 second',
+    -- Its slot has come; from here on the lease is a hint's.
+    waiting_since = null,
     dispatched_at = coalesce(e.dispatched_at, now()),
     updated_at = now()
 from claimed

@@ -1,15 +1,16 @@
 -- record: what became of each send, many in one statement.
--- $1 ids, $2 replay counts, $3 attempts, $4 outcomes, $5 errors, $6 responses, $7 delays in seconds
+-- $1 ids, $2 replay counts, $3 attempts, $4 outcomes, $5 errors, $6 responses, $7 delays in seconds, $8 robots
 -- Outcomes: delivered; failed; retry (uses one, due after the delay); wait (uses none, due after the delay);
 -- released (uses none, due at once).
 -- Only the row's own generation counts. A success wins unless the row is already complete, or was cancelled during the
 -- send; everything else counts only while this take still holds the row.
 with outcome as (
     select *
-    from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::double precision[])
-        as o (id, replay_count, attempt, kind, error, response, delay)
+    from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::double precision[],
+                $8::text[])
+        as o (id, replay_count, attempt, kind, error, response, delay, robot)
 ), locked as (
-    select e.id, o.kind, o.error, o.response, o.delay
+    select e.id, o.kind, o.error, o.response, o.delay, o.robot
     from notification_events e
     join outcome o on o.id = e.id and o.replay_count = e.replay_count
     where case o.kind
@@ -30,11 +31,12 @@ with outcome as (
             when 'delivered' then e.hinted_until
             when 'wait' then now() + delay * interval '1 second'
         end,
-        waiting_since = case kind when 'wait' then coalesce(e.waiting_since, now()) end,
+        waiting_since = case kind when 'wait' then now() end,
         sending_until = null,
         lost_leases = case kind when 'released' then e.lost_leases else 0 end,
         last_error = coalesce(error, e.last_error),
         response = coalesce(locked.response, e.response),
+        robot = coalesce(locked.robot, e.robot),
         updated_at = now()
     from locked
     where e.id = locked.id

@@ -27,7 +27,6 @@ with locked as (
         attempt = e.attempt + (verdict = 'taken')::integer,
         lost_leases = e.lost_leases + (e.status = 'delivering')::integer,
         sending_until = case when verdict = 'taken' then now() + $2 * interval '1 second' end,
-        waiting_since = null,
         failed_at = case when verdict <> 'taken' then now() end,
         hinted_until = case when verdict = 'taken' then e.hinted_until end,
         last_error = case verdict

@@ -1,0 +1,104 @@
+//! 3 — the queue: what carries hints from relays to consumers.
+//!
+//! A hint says that a row is due; it is not the message. It may be lost, doubled, late or trimmed, and nothing is lost
+//! or sent twice because of it. So a queue needs three verbs and no guarantees beyond "usually arrives, usually once":
+//! Redis Streams today ([`redis::RedisQueue`]), another broker tomorrow. `tests/it/queue.rs` is the contract.
+
+pub mod redis;
+
+use std::future::Future;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+/// Payloads up to this size, in bytes, are carried in the hint for people who look into the stream.
+pub const MAX_PAYLOAD: usize = 8192;
+
+/// Carries hints and dead letters.
+pub trait Queue: Send + Sync + 'static {
+    /// Adds messages to a topic in one round trip. Each is accepted or refused for itself; an error means that what
+    /// happened to them is unknown. With no messages it only asks whether the queue is there, and how full.
+    fn publish(&self, topic: Topic, messages: &[Message])
+    -> impl Future<Output = Result<Published, QueueError>> + Send;
+
+    /// Hints for this consumer, at most `max`, waiting up to `wait` where there are none. What a consumer received and
+    /// never acknowledged comes again, to it or to another, some time after the send lease.
+    fn receive(&self, max: usize, wait: Duration) -> impl Future<Output = Result<Received, QueueError>> + Send;
+
+    /// Removes hints whose rows need them no more.
+    fn ack(&self, receipts: &[Receipt]) -> impl Future<Output = Result<(), QueueError>> + Send;
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// To the consumers; bounded, and full when they do not keep up.
+    Hints,
+    /// To whoever watches for failures; bounded by dropping the oldest.
+    DeadLetters,
+}
+
+/// A hint or a dead letter. Only `event_id` is read by a consumer; the rest is for people who look into the queue.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The row.
+    pub event_id: Uuid,
+    /// Such as `resume.parsed`.
+    pub event_type: String,
+    /// Such as `dingtalk`.
+    pub channel: String,
+    /// Robot; a URL is masked.
+    pub target: String,
+    /// Template that renders it.
+    pub template_id: String,
+    /// JSON, where it is at most [`MAX_PAYLOAD`] bytes.
+    pub payload: Option<String>,
+    /// The caller's.
+    pub trace_id: Option<String>,
+    /// Retries used so far.
+    pub retry_count: i32,
+    /// Takes so far.
+    pub attempt: i32,
+    /// Replays so far.
+    pub replay_count: i32,
+    /// Why it failed last.
+    pub last_error: Option<String>,
+}
+
+/// What became of the messages of one [`Queue::publish`].
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// For each message, in order: none where it was accepted, else why it was refused.
+    pub refused: Vec<Option<String>>,
+    /// How many more hints fit before the queue is full.
+    pub room: usize,
+    /// The queue may have lost hints it had accepted, since it was last asked.
+    pub hints_lost: bool,
+}
+
+/// What [`Queue::receive`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Received {
+    /// The hints.
+    pub hints: Vec<Hint>,
+    /// The queue may have lost hints it had accepted, since it was last asked.
+    pub hints_lost: bool,
+}
+
+/// A received hint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The row.
+    pub event_id: Uuid,
+    /// What to acknowledge.
+    pub receipt: Receipt,
+}
+
+/// Identifies one delivery of a hint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt(pub String);
+
+/// The queue cannot be used now; trying again may help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct QueueError(pub String);

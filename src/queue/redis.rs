@@ -1,0 +1,294 @@
+//! Redis Streams as the queue (Redis 6.2 or later).
+//!
+//! The stream is bounded by backpressure ([`Published::room`]), acknowledged entries are deleted, and nothing needs
+//! persistence: when the consumer group had to be made anew, or another server answers than before, the hints may be
+//! gone, and that is reported so that their leases are given back at once.
+
+mod reader;
+mod reply;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::io::tcp::{TcpSettings, socket2};
+use ::redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, Value, cmd, pipe};
+use secrecy::ExposeSecret as _;
+
+use super::{MAX_PAYLOAD, Message, Published, Queue, QueueError, Receipt, Received, Topic};
+use crate::cli::BadConfiguration;
+use crate::config;
+use reader::Reader;
+
+/// A reply that takes longer than this means that the server, or the way to it, is gone.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long connecting may take, DNS and TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A queue on two Redis streams: one of hints, with a consumer group, and one of dead letters.
+pub struct RedisQueue {
+    client: Client,
+    settings: Settings,
+    /// Shared by publish and ack; a plain multiplexed connection, rebuilt after any failure.
+    writer: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    /// A blocking read would hold up every other user of its connection, so the reader has its own.
+    reader: tokio::sync::Mutex<Reader>,
+    /// `run_id` of the server that answered last.
+    run_id: Mutex<Option<String>>,
+    hints_lost: AtomicBool,
+}
+
+/// Names and bounds.
+#[derive(Clone, Debug)]
+struct Settings {
+    stream: String,
+    dead_letter_stream: String,
+    group: String,
+    consumer: String,
+    max_len: u64,
+    /// An entry is taken from a consumer that has not acknowledged it for this long.
+    reclaim_idle: Duration,
+}
+
+impl RedisQueue {
+    /// A queue for one process. It connects when it is first used, and again whenever it has to.
+    pub fn new(config: &config::Queue, send_lease: Duration) -> Result<Self, BadConfiguration> {
+        let refuse = |error: RedisError| BadConfiguration(format!("REDIS_URL (--redis-url): {error}"));
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(10))
+            .with_interval(Duration::from_secs(5))
+            .with_retries(3);
+        let tcp =
+            TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(Duration::from_secs(10));
+        let info = config.redis_url.expose_secret().into_connection_info().map_err(refuse)?.set_tcp_settings(tcp);
+        let client = Client::open(info).map_err(refuse)?;
+        let host = gethostname::gethostname().to_string_lossy().into_owned();
+        Ok(Self {
+            client,
+            settings: Settings {
+                stream: config.queue_stream.clone(),
+                dead_letter_stream: config.dead_letter_stream.clone(),
+                group: config.consumer_group.clone(),
+                // Never shared: two processes under one name would read each other's backlog.
+                consumer: format!("{host}-{}", uuid::Uuid::new_v4().simple()),
+                max_len: config.stream_max_len,
+                // The entry was read a little before its row was taken, so its lease ends a little later.
+                reclaim_idle: send_lease + Duration::from_millis(250),
+            },
+            writer: tokio::sync::Mutex::new(None),
+            reader: tokio::sync::Mutex::new(Reader::default()),
+            run_id: Mutex::new(None),
+            hints_lost: AtomicBool::new(false),
+        })
+    }
+
+    /// This process's name in the consumer group.
+    pub fn consumer(&self) -> &str {
+        &self.settings.consumer
+    }
+
+    /// Entries in the stream of hints.
+    pub async fn depth(&self) -> Result<u64, QueueError> {
+        let mut connection = self.writer().await?;
+        let length = cmd("XLEN").arg(&self.settings.stream).query_async(&mut connection).await;
+        Ok(self.distrust_writer(length).await?)
+    }
+
+    /// Leaves the consumer group, unless entries are still pending here: those are for others to reclaim.
+    pub async fn leave(&self) {
+        let Ok(mut connection) = self.writer().await else { return };
+        let left = async {
+            let pending: Value = cmd("XPENDING")
+                .arg(&self.settings.stream)
+                .arg(&self.settings.group)
+                .arg("-")
+                .arg("+")
+                .arg(1)
+                .arg(&self.settings.consumer)
+                .query_async(&mut connection)
+                .await?;
+            if matches!(&pending, Value::Array(entries) if entries.is_empty()) {
+                self.remove_consumer(&mut connection, &self.settings.consumer).await?;
+            }
+            Ok::<_, RedisError>(())
+        };
+        if let Err(error) = left.await {
+            tracing::debug!(%error, "leaving the consumer group failed; an idle consumer is removed by the others");
+        }
+    }
+
+    async fn remove_consumer(&self, connection: &mut MultiplexedConnection, name: &str) -> Result<(), RedisError> {
+        let Settings { stream, group, .. } = &self.settings;
+        cmd("XGROUP").arg("DELCONSUMER").arg(stream).arg(group).arg(name).query_async(connection).await
+    }
+
+    /// A new connection, with the group known to exist and the server known to be the same as before, or noted not to be.
+    async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let info: String = cmd("INFO").arg("server").query_async(&mut connection).await?;
+        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
+        self.ensure_group(&mut connection).await?;
+        let before = self.run_id.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(run_id.clone());
+        if before.is_some_and(|before| before != run_id) {
+            tracing::warn!(
+                "another Redis server answers than before; its streams may be older, so all hints are renewed"
+            );
+            self.hints_lost.store(true, Ordering::Release);
+        }
+        Ok(connection)
+    }
+
+    /// Makes the group where it is missing, from the first entry on: entries that are there were meant for it.
+    async fn ensure_group(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let Settings { stream, group, .. } = &self.settings;
+        let made: Result<(), RedisError> =
+            cmd("XGROUP").arg("CREATE").arg(stream).arg(group).arg("0").arg("MKSTREAM").query_async(connection).await;
+        match made {
+            Ok(()) => {
+                tracing::info!(stream, group, "made the consumer group; hints it may have missed are renewed");
+                self.hints_lost.store(true, Ordering::Release);
+                Ok(())
+            }
+            Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn writer(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut writer = self.writer.lock().await;
+        if let Some(connection) = &*writer {
+            return Ok(connection.clone());
+        }
+        let connection = self.connect(RESPONSE_TIMEOUT).await?;
+        *writer = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// After a failure the connection is not trusted again: a timed-out one may still be alive, and hours behind.
+    async fn distrust_writer<T>(&self, result: Result<T, RedisError>) -> Result<T, RedisError> {
+        if result.is_err() {
+            *self.writer.lock().await = None;
+        }
+        result
+    }
+
+    fn take_hints_lost(&self) -> bool {
+        self.hints_lost.swap(false, Ordering::AcqRel)
+    }
+
+    async fn try_publish(&self, topic: Topic, messages: &[Message]) -> Result<Published, RedisError> {
+        let mut connection = self.writer().await?;
+        let mut pipeline = pipe();
+        for message in messages {
+            pipeline.add_command(self.xadd(topic, message));
+        }
+        pipeline.cmd("XLEN").arg(&self.settings.stream).ignore_errors();
+        let mut replies: Vec<Result<Value, RedisError>> = pipeline.query_async(&mut connection).await?;
+        let length = match replies.pop() {
+            Some(reply) => ::redis::from_redis_value::<u64>(reply?)?,
+            None => 0,
+        };
+        let mut stream_missing = false;
+        let refused = replies
+            .into_iter()
+            .map(|reply| match reply {
+                Ok(Value::Nil) => {
+                    stream_missing = true;
+                    Some("the stream is missing".to_owned())
+                }
+                Ok(_) => None,
+                Err(error) => Some(error.to_string()),
+            })
+            .collect();
+        // XLEN of a missing stream is 0: only a refused entry, or an idle probe, tells that it is gone.
+        if stream_missing || messages.is_empty() {
+            self.ensure_group(&mut connection).await?;
+        }
+        let room = usize::try_from(self.settings.max_len.saturating_sub(length)).unwrap_or(usize::MAX);
+        Ok(Published { refused, room, hints_lost: self.take_hints_lost() })
+    }
+
+    fn xadd(&self, topic: Topic, message: &Message) -> ::redis::Cmd {
+        let mut xadd = cmd("XADD");
+        match topic {
+            // Adding to a stream that is gone would make one without its group, and hide that hints were lost.
+            Topic::Hints => xadd.arg(&self.settings.stream).arg("NOMKSTREAM"),
+            Topic::DeadLetters => {
+                xadd.arg(&self.settings.dead_letter_stream).arg("MAXLEN").arg("~").arg(self.settings.max_len)
+            }
+        };
+        xadd.arg("*")
+            .arg("event_id")
+            .arg(message.event_id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) as &str);
+        let mut field = |name: &str, value: &str| {
+            xadd.arg(name).arg(value);
+        };
+        field("event_type", &message.event_type);
+        match &message.payload {
+            Some(payload) if payload.len() <= MAX_PAYLOAD => field("payload", payload),
+            _ => field("payload_omitted", "too large; see the row"),
+        }
+        field("retry_count", &message.retry_count.to_string());
+        field("trace_id", message.trace_id.as_deref().unwrap_or_default());
+        field("channel", &message.channel);
+        field("target", &message.target);
+        field("template_id", &message.template_id);
+        field("attempt", &message.attempt.to_string());
+        field("replay_count", &message.replay_count.to_string());
+        if let Some(error) = &message.last_error {
+            field("last_error", error);
+        }
+        xadd
+    }
+
+    async fn try_ack(&self, receipts: &[Receipt]) -> Result<(), RedisError> {
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.writer().await?;
+        let ids: Vec<&str> = receipts.iter().map(|receipt| receipt.0.as_str()).collect();
+        let Settings { stream, group, .. } = &self.settings;
+        // Acknowledging alone would leave the entry in the stream for ever.
+        pipe()
+            .cmd("XACK")
+            .arg(stream)
+            .arg(group)
+            .arg(&ids)
+            .ignore()
+            .cmd("XDEL")
+            .arg(stream)
+            .arg(&ids)
+            .ignore()
+            .query_async(&mut connection)
+            .await
+    }
+}
+
+impl Queue for RedisQueue {
+    async fn publish(&self, topic: Topic, messages: &[Message]) -> Result<Published, QueueError> {
+        let result = self.try_publish(topic, messages).await;
+        Ok(self.distrust_writer(result).await?)
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Received, QueueError> {
+        let mut reader = self.reader.lock().await;
+        let hints = reader.receive(self, max, wait).await?;
+        Ok(Received { hints, hints_lost: self.take_hints_lost() })
+    }
+
+    async fn ack(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
+        let result = self.try_ack(receipts).await;
+        Ok(self.distrust_writer(result).await?)
+    }
+}
+
+impl From<RedisError> for QueueError {
+    fn from(error: RedisError) -> Self {
+        QueueError(format!("Redis: {error}"))
+    }
+}

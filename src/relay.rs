@@ -1,0 +1,234 @@
+//! 2 — the relay: wake → claim → hint → bury.
+//!
+//! Its only promise is that every due row is hinted, again and again if need be, until it is complete. It holds no
+//! state that matters: all of it is in the rows.
+
+mod listen;
+mod wake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::config;
+use crate::db::Database;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::queue::{Message, Queue, Topic};
+use crate::store::{Claimed, Store};
+use wake::Waker;
+
+/// The relay's name in logs and health.
+const PART: &str = "relay";
+
+/// How often a full stream is looked at.
+const FULL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A stream that stays full this long has no consumer that keeps up: that is for people to know.
+const FULL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Moves hints of due rows from the table to the queue.
+pub struct Relay<Q> {
+    store: Store,
+    queue: Arc<Q>,
+    hint_lease: Duration,
+    batch_size: usize,
+    waker: Waker,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    /// How many hints fit into the queue; none until it was asked, and after it failed.
+    room: Option<usize>,
+    /// The queue lost hints, and their leases have not been given back yet.
+    owes_release: bool,
+    full_since: Option<Instant>,
+}
+
+/// What one pass found.
+#[derive(Debug, PartialEq, Eq)]
+enum Pass {
+    /// Rows were claimed; there may be more.
+    Moved,
+    /// No row is due.
+    Nothing,
+    /// Rows may be due, but the stream has no room for hints.
+    Full,
+}
+
+impl<Q: Queue> Relay<Q> {
+    /// A relay; its store's connections may commit asynchronously.
+    pub fn new(
+        store: Store,
+        database: Database,
+        queue: Arc<Q>,
+        config: &config::Relay,
+        hints: &config::Hints,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        // A pass may wait for one statement and one reply beyond the poll interval.
+        health.expect(PART, config.poll_interval + Duration::from_secs(30));
+        Self {
+            waker: Waker::new(database, config.poll_interval),
+            store,
+            queue,
+            hint_lease: hints.hint_lease,
+            batch_size: usize::try_from(config.batch_size).unwrap_or(usize::MAX),
+            health,
+            metrics,
+            room: None,
+            owes_release: false,
+            full_since: None,
+        }
+    }
+
+    /// Runs until told to stop, and then ends after the pass it is in.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::reconnecting();
+        while !stop.is_cancelled() {
+            match self.round().await {
+                Ok(sleep) => {
+                    backoff.reset();
+                    if let Some(longest) = sleep {
+                        tokio::select! {
+                            () = self.waker.wait(longest) => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }
+                }
+                Err(error) => {
+                    let delay = backoff.next_delay();
+                    let why = format!("{error:#}");
+                    if self.health.stuck(PART, &why) {
+                        tracing::warn!(error = why, "the relay cannot go on; trying again until it can");
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
+            }
+        }
+        self.waker.stand_up().await;
+    }
+
+    /// One pass, and how long to sleep after it at most; none: not at all.
+    async fn round(&mut self) -> anyhow::Result<Option<Duration>> {
+        match self.pass().await? {
+            Pass::Moved => {
+                self.health.moved(PART);
+                self.full_since = None;
+                self.waker.stand_up().await;
+                Ok(None)
+            }
+            Pass::Full => {
+                let since = *self.full_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < FULL_PATIENCE {
+                    self.health.moved(PART);
+                } else if self.health.stuck(PART, "the stream is full: no consumer keeps up") {
+                    tracing::warn!("the stream is full and stays so: no consumer keeps up");
+                }
+                Ok(Some(FULL_INTERVAL))
+            }
+            Pass::Nothing => {
+                self.health.moved(PART);
+                self.full_since = None;
+                // The lock comes first and the last look second: a row committed before the lock was had is seen by
+                // the look, and who commits one after it notifies.
+                if self.waker.lie_down().await {
+                    return Ok(None);
+                }
+                let next_due = self.store.next_due().await?;
+                Ok(Some(self.waker.longest_sleep(next_due)))
+            }
+        }
+    }
+
+    /// Claims one batch of due rows and hands it to the queue.
+    async fn pass(&mut self) -> anyhow::Result<Pass> {
+        if self.owes_release {
+            let released = self.store.release_hints(self.hint_lease).await?;
+            self.owes_release = false;
+            tracing::info!(released, "the queue may have lost hints; gave back their leases");
+        }
+        // Nothing is claimed for a queue that is not known to be there.
+        let room = match self.room {
+            Some(room) if room > 0 => room,
+            _ => self.publish(Topic::Hints, &[]).await?.1,
+        };
+        let claimed = self.store.claim(self.batch_size, self.batch_size.min(room), self.hint_lease).await?;
+        if claimed.is_empty() {
+            return Ok(if room == 0 { Pass::Full } else { Pass::Nothing });
+        }
+        let (dead, due): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.is_dead);
+        let hinted = self.hint(due).await;
+        let buried = self.bury(dead).await;
+        hinted.and(buried).map(|()| Pass::Moved)
+    }
+
+    /// Adds a hint for each row; a hint that is not known to be in the queue gives its lease back.
+    async fn hint(&mut self, rows: Vec<Claimed>) -> anyhow::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let messages: Vec<Message> = rows.into_iter().map(|row| row.message).collect();
+        let published = self.publish(Topic::Hints, &messages).await;
+        let (refused, why) = match &published {
+            Ok((refused, _)) => {
+                let why = refused.iter().flatten().next().cloned();
+                let refused = messages.iter().zip(refused).filter(|(_, refusal)| refusal.is_some());
+                (refused.map(|(message, _)| message.event_id).collect(), why)
+            }
+            Err(error) => {
+                (messages.iter().map(|message| message.event_id).collect::<Vec<_>>(), Some(format!("{error:#}")))
+            }
+        };
+        self.metrics.hints.inc_by((messages.len() - refused.len()) as u64);
+        if let Some(why) = why {
+            self.room = None;
+            self.store.give_back(&refused).await?;
+            // Refused because the stream is gone: it has been made again, and the next pass renews all hints.
+            anyhow::ensure!(self.owes_release, "{} of {} hints were refused: {why}", refused.len(), messages.len());
+        }
+        Ok(())
+    }
+
+    /// Adds a dead letter for each failed row, and completes those that are in the stream.
+    async fn bury(&mut self, rows: Vec<Claimed>) -> anyhow::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let messages: Vec<Message> = rows.into_iter().map(|row| row.message).collect();
+        let (refused, _) = self.publish(Topic::DeadLetters, &messages).await?;
+        let written: Vec<_> = messages
+            .iter()
+            .zip(&refused)
+            .filter(|(_, refusal)| refusal.is_none())
+            .map(|(message, _)| (message.event_id, message.replay_count))
+            .collect();
+        self.store.complete_dead_letters(&written).await?;
+        self.metrics.dead_letters.inc_by(written.len() as u64);
+        // Refused ones stay claimed for the hint lease, which is the pause before the next try.
+        if let Some(why) = refused.iter().flatten().next() {
+            anyhow::bail!("{} of {} dead letters were refused: {why}", messages.len() - written.len(), messages.len());
+        }
+        Ok(())
+    }
+
+    /// Publishes, and takes note of what the queue says of itself. Returns the refusals and the room that is left.
+    async fn publish(&mut self, topic: Topic, messages: &[Message]) -> anyhow::Result<(Vec<Option<String>>, usize)> {
+        match self.queue.publish(topic, messages).await {
+            Ok(published) => {
+                self.owes_release |= published.hints_lost;
+                self.room = Some(published.room);
+                Ok((published.refused, published.room))
+            }
+            Err(error) => {
+                self.room = None;
+                Err(error.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A long-running process: its parts, its health, its signals, its end.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use deadpool_postgres::{Pool, PoolError};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::channel::{Channels, Proxy};
+use crate::cli::BadConfiguration;
+use crate::config::{self, HttpAddr};
+use crate::consumer::{Consumer, Parts, Stop};
+use crate::db::{self, Database, Durability};
+use crate::health::{self, Health};
+use crate::metrics::Metrics;
+use crate::migrations;
+use crate::queue::redis::RedisQueue;
+use crate::relay::Relay;
+use crate::store::Store;
+use crate::template::Templates;
+
+/// Connections of the relay beside the one it listens on: a pass uses one at a time, a scrape another.
+const RELAY_CONNECTIONS: usize = 2;
+
+/// Connections of the consumer: one takes while another records, and further tries ask for leave.
+const CONSUMER_CONNECTIONS: usize = 4;
+
+/// Most rows counted for the backlog gauge.
+const BACKLOG_LIMIT: i64 = 100_000;
+
+/// Scrapes more frequent than this see the same numbers.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What to run.
+#[derive(Debug)]
+pub struct Service {
+    /// Where the rows are.
+    pub database: config::Database,
+    /// Where the hints go.
+    pub queue: config::Queue,
+    /// How long a hint is trusted.
+    pub hints: config::Hints,
+    /// Health, metrics and shutdown.
+    pub service: config::Service,
+    /// The relay, if it is to run here.
+    pub relay: Option<config::Relay>,
+    /// The consumer with its channel and templates, if it is to run here.
+    pub consumer: Option<(config::Consumer, config::Channel, config::Templates)>,
+}
+
+impl Service {
+    /// Runs until SIGTERM or SIGINT, then stops in order. A second signal ends the process at once.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let database = Database::new(&self.database)?;
+        let health = Arc::new(Health::default());
+        let metrics = Arc::new(Metrics::default());
+        let send_lease = self.consumer.as_ref().map_or(Duration::ZERO, |(consumer, _, _)| consumer.send_lease);
+        let queue = Arc::new(RedisQueue::new(&self.queue, send_lease)?);
+        // Everything that can be refused is looked at before the first connection is made.
+        let sending = match &self.consumer {
+            Some((consumer, channel, templates)) => {
+                consumer.check(channel).map_err(BadConfiguration)?;
+                Some((consumer, Channels::new(channel, Proxy::from_env())?, load(templates)?))
+            }
+            None => None,
+        };
+        let listener = match self.service.http_addr {
+            HttpAddr::Off => None,
+            HttpAddr::At(addr) => Some(TcpListener::bind(addr).await.with_context(|| {
+                format!("NOTIFICATION_HTTP_ADDR (--http-addr): cannot listen on {addr}; choose another, port 0 for a free one, or off")
+            })?),
+        };
+
+        let stop = stop_on_signals()?;
+        let mut parts = JoinSet::new();
+        let relay_pool = database.pool(RELAY_CONNECTIONS, Durability::Relaxed)?;
+        let gauges = Store::new(relay_pool.clone());
+        if let Some(listener) = listener {
+            let addr = listener.local_addr()?;
+            tracing::info!(%addr, "serving /livez, /readyz and /metrics");
+            let refresh = refresh(gauges, queue.clone(), metrics.clone());
+            // It answers to the end, while the parts stop, too.
+            tokio::spawn(health::serve(listener, health.clone(), metrics.clone(), refresh));
+        }
+        if !wait_for_schema(&relay_pool, &database, &health, &stop).await? {
+            return Ok(());
+        }
+        if let Some(config) = &self.relay {
+            let store = Store::new(relay_pool);
+            let relay = Relay::new(
+                store,
+                database.clone(),
+                queue.clone(),
+                config,
+                &self.hints,
+                health.clone(),
+                metrics.clone(),
+            );
+            tracing::info!(stream = self.queue.queue_stream, "relay started");
+            parts.spawn(named("relay", relay.run(stop.clone())));
+        }
+        if let Some((config, channels, templates)) = sending {
+            let store = Store::new(database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?);
+            let (health, metrics) = (health.clone(), metrics.clone());
+            let parts_of_it =
+                Parts { config, hints: &self.hints, queue: &self.queue, templates, channels, health, metrics };
+            let consumer = Consumer::new(store, queue.clone(), parts_of_it);
+            tracing::info!(
+                stream = self.queue.queue_stream,
+                group = self.queue.consumer_group,
+                consumer = queue.consumer(),
+                "consumer started"
+            );
+            let stop = Stop { requested: stop.clone(), grace: self.service.shutdown_grace };
+            parts.spawn(named("consumer", consumer.run(stop)));
+        }
+        let result = join(parts, &stop).await;
+        queue.leave().await;
+        tracing::info!("stopped");
+        result
+    }
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+/// Waits for all parts. One that ends before it was told to, or panics, ends the process: half a service is none.
+async fn join(mut parts: JoinSet<&'static str>, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut result = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        let early = match ended {
+            Ok(_) if stop.is_cancelled() => continue,
+            Ok(name) => anyhow::anyhow!("the {name} ended without being told to"),
+            Err(error) => anyhow::anyhow!("a part failed: {error}"),
+        };
+        stop.cancel();
+        result = Err(early);
+    }
+    result
+}
+
+fn load(config: &config::Templates) -> anyhow::Result<Templates> {
+    let templates = Templates::load(&config.templates_dir).map_err(|error| BadConfiguration(error.to_string()))?;
+    for problem in templates.problems() {
+        tracing::error!(%problem, "a template cannot be used; its events will fail");
+    }
+    tracing::info!(templates = templates.ids().count(), dir = %config.templates_dir.display(), "templates loaded");
+    Ok(templates)
+}
+
+/// Waits for the database, since sidecars start in any order, and checks its schema. False: told to stop meanwhile.
+async fn wait_for_schema(
+    pool: &Pool,
+    database: &Database,
+    health: &Health,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    const PART: &str = "database";
+    health.expect(PART, Duration::MAX);
+    let mut backoff = Backoff::reconnecting();
+    loop {
+        let Err(error) = migrations::check(pool).await else {
+            health.moved(PART);
+            return Ok(true);
+        };
+        if !can_wait(&error) {
+            return Err(error.context(format!("PostgreSQL at {}", database.place())));
+        }
+        let why = format!("cannot reach PostgreSQL at {}: {error:#}", database.place());
+        if health.stuck(PART, &why) {
+            tracing::warn!("{why}; trying again until it answers");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+            () = stop.cancelled() => return Ok(false),
+        }
+    }
+}
+
+fn can_wait(error: &anyhow::Error) -> bool {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    match (cause, error.downcast_ref::<PoolError>()) {
+        (Some(cause), _) => db::is_unavailable(cause),
+        (None, pool) => pool.is_some(),
+    }
+}
+
+/// A token that the first SIGTERM or SIGINT cancels; the second ends the process at once.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if stop.is_cancelled() {
+                    tracing::warn!("told to stop a second time: leaving at once");
+                    std::process::exit(1);
+                }
+                tracing::info!("stopping; once more stops at once");
+                stop.cancel();
+            }
+        }
+    });
+    Ok(stop)
+}
+
+/// Brings the gauges that are asked for, not counted, up to date before a scrape.
+fn refresh(
+    store: Store,
+    queue: Arc<RedisQueue>,
+    metrics: Arc<Metrics>,
+) -> impl Fn() -> futures_util::future::BoxFuture<'static, ()> + Clone + Send + Sync {
+    let last = Arc::new(tokio::sync::Mutex::new(None::<tokio::time::Instant>));
+    move || {
+        let (store, queue, metrics, last) = (store.clone(), queue.clone(), metrics.clone(), last.clone());
+        Box::pin(async move {
+            let mut last = last.lock().await;
+            if last.is_some_and(|last| last.elapsed() < GAUGE_INTERVAL) {
+                return;
+            }
+            *last = Some(tokio::time::Instant::now());
+            match store.backlog(BACKLOG_LIMIT).await {
+                Ok(backlog) => metrics.saw_backlog(backlog.due, backlog.oldest),
+                Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the backlog failed"),
+            }
+            match queue.depth().await {
+                Ok(depth) => drop(metrics.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX))),
+                Err(error) => tracing::debug!(%error, "reading the queue's depth failed"),
+            }
+        })
+    }
+}

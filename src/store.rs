@@ -1,0 +1,279 @@
+//! The rows: every statement of the protocol, each a file in `sql/queries`.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use deadpool_postgres::Pool;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::db;
+use crate::event::{Event, Outcome};
+use crate::queue::Message;
+
+/// A row with this many lost leases in a row is held to kill its consumers, and fails.
+pub const LOST_LEASES_LIMIT: i32 = 3;
+
+/// How often a statement is tried that the server had to break off for the sake of another.
+const CONFLICT_TRIES: u32 = 5;
+
+/// Most rows whose hint leases are given back in one transaction.
+const RELEASE_BATCH: i64 = 5_000;
+
+/// Access to the rows through a pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+}
+
+/// A row with a fresh hint lease.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Insertion order.
+    pub seq: i64,
+    /// Whether it is owed a dead letter rather than a hint.
+    pub is_dead: bool,
+    /// What goes into the queue.
+    pub message: Message,
+}
+
+/// The verdict on a row whose hint was received. Rows that are done, not due, or gone have none.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is this consumer's to send, until the send lease ends.
+    Event(Box<Event>),
+    /// It is this consumer's, but what it holds cannot be sent by any consumer: to be recorded as failed.
+    Unreadable {
+        /// The row.
+        key: Key,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// It failed at the take: its outcome is unknown and it asks for at most one send, or it kills its consumers.
+    Failed {
+        /// The row.
+        id: Uuid,
+        /// Its channel.
+        channel: String,
+        /// Its template.
+        template_id: String,
+        /// Its caller's trace id.
+        trace_id: Option<String>,
+        /// Which of the two.
+        error: String,
+    },
+    /// To be taken again when this consumer has nothing else in hand: the next lost lease would be its last.
+    Alone(Uuid),
+    /// Another consumer sends it, or a transaction holds it: its hint is needed still.
+    Busy(Uuid),
+}
+
+/// What one take of a row is known by, and an outcome is fenced with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The row.
+    pub id: Uuid,
+    /// Its generation.
+    pub replay_count: i32,
+    /// The take.
+    pub attempt: i32,
+}
+
+/// What became of one take, to be written to its row.
+#[derive(Debug)]
+pub struct Recorded<'a> {
+    /// The take.
+    pub key: Key,
+    /// What became of it.
+    pub outcome: &'a Outcome,
+    /// The robot it was sent to, where it came to that.
+    pub robot: Option<&'a str>,
+}
+
+/// What is due and not hinted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Backlog {
+    /// Rows, counted up to the limit asked for.
+    pub due: u64,
+    /// How long the oldest has been due.
+    pub oldest: Duration,
+}
+
+macro_rules! query {
+    ($step:literal) => {
+        include_str!(concat!("../sql/queries/", $step, ".sql"))
+    };
+}
+
+impl Store {
+    /// A store on this pool.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+
+    /// Claims due rows, oldest first, with a hint lease: at most `dead_letters` that are owed one, and `hints` others.
+    pub async fn claim(&self, dead_letters: usize, hints: usize, hint_lease: Duration) -> anyhow::Result<Vec<Claimed>> {
+        let limits = (dead_letters as i64, hints as i64);
+        let rows = self.rows("claim", query!("claim"), &[&limits.0, &limits.1, &hint_lease.as_secs_f64()]).await?;
+        let mut claimed: Vec<Claimed> = rows.iter().map(claimed).collect();
+        claimed.sort_unstable_by_key(|row| row.seq);
+        Ok(claimed)
+    }
+
+    /// Gives back the leases of hints that did not reach the queue.
+    pub async fn give_back(&self, ids: &[Uuid]) -> anyhow::Result<()> {
+        self.rows("give_back", query!("give_back"), &[&ids]).await.map(drop)
+    }
+
+    /// Gives back every hint lease: the queue may have lost its hints. Returns how many there were.
+    pub async fn release_hints(&self, hint_lease: Duration) -> anyhow::Result<i64> {
+        let mut total = 0;
+        loop {
+            let query = query!("release_hints");
+            let rows = self.rows("release_hints", query, &[&hint_lease.as_secs_f64(), &RELEASE_BATCH]).await?;
+            let released: i64 = rows.first().map_or(0, |row| row.get("released"));
+            total += released;
+            if released < RELEASE_BATCH {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// Completes failed rows whose dead letters are in their stream.
+    pub async fn complete_dead_letters(&self, letters: &[(Uuid, i32)]) -> anyhow::Result<()> {
+        let (ids, generations): (Vec<Uuid>, Vec<i32>) = letters.iter().copied().unzip();
+        let query = query!("complete_dead_letters");
+        self.rows("complete_dead_letters", query, &[&ids, &generations]).await.map(drop)
+    }
+
+    /// How long until a row becomes due without anybody saying so; none: no row waits.
+    pub async fn next_due(&self) -> anyhow::Result<Option<Duration>> {
+        let rows = self.rows("next_due", query!("next_due"), &[]).await?;
+        let seconds: Option<f64> = rows.first().and_then(|row| row.get("seconds"));
+        // A row scheduled for the far future, or for never, is as good as none until somebody moves it.
+        Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()))
+    }
+
+    /// Judges the rows of received hints and takes those that can be sent now.
+    pub async fn take(&self, ids: &[Uuid], send_lease: Duration, alone: bool) -> anyhow::Result<Vec<Taken>> {
+        let query = query!("take");
+        let rows = self.rows("take", query, &[&ids, &send_lease.as_secs_f64(), &alone, &LOST_LEASES_LIMIT]).await?;
+        Ok(rows.iter().map(taken).collect())
+    }
+
+    /// Whether this take still holds its row.
+    pub async fn holds(&self, key: Key) -> anyhow::Result<bool> {
+        let rows = self.rows("holds", query!("holds"), &[&key.id, &key.replay_count, &key.attempt]).await?;
+        Ok(rows.first().is_some_and(|row| row.get("holds")))
+    }
+
+    /// Records what became of many takes. Returns the ids of those that counted: the others were overtaken by another
+    /// consumer, a replay or a cancellation.
+    pub async fn record(&self, outcomes: &[Recorded<'_>]) -> anyhow::Result<Vec<Uuid>> {
+        fn column<'a, T>(outcomes: &'a [Recorded<'a>], of: impl Fn(&'a Recorded<'a>) -> T) -> Vec<T> {
+            outcomes.iter().map(of).collect()
+        }
+        let ids = column(outcomes, |recorded| recorded.key.id);
+        let replay_counts = column(outcomes, |recorded| recorded.key.replay_count);
+        let attempts = column(outcomes, |recorded| recorded.key.attempt);
+        let kinds = column(outcomes, |recorded| recorded.outcome.kind());
+        let errors = column(outcomes, |recorded| recorded.outcome.error().map(storable));
+        let responses = column(outcomes, |recorded| recorded.outcome.response().map(storable));
+        let delays = column(outcomes, |recorded| recorded.outcome.delay().as_secs_f64());
+        let robots = column(outcomes, |recorded| recorded.robot);
+        let parameters: &[&(dyn ToSql + Sync)] =
+            &[&ids, &replay_counts, &attempts, &kinds, &errors, &responses, &delays, &robots];
+        let rows = self.rows("record", query!("record"), parameters).await?;
+        Ok(rows.iter().map(|row| row.get("id")).collect())
+    }
+
+    /// What is due and not hinted, counted up to `limit` rows.
+    pub async fn backlog(&self, limit: i64) -> anyhow::Result<Backlog> {
+        let rows = self.rows("backlog", query!("backlog"), &[&limit]).await?;
+        Ok(rows.first().map_or_else(Backlog::default, |row| Backlog {
+            due: row.get::<_, i64>("due").unsigned_abs(),
+            oldest: Duration::try_from_secs_f64(row.get("oldest_seconds")).unwrap_or_default(),
+        }))
+    }
+
+    async fn rows(&self, step: &str, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> anyhow::Result<Vec<Row>> {
+        let mut tries = 1;
+        loop {
+            let client = self.pool.get().await.with_context(|| format!("{step}: connecting to PostgreSQL"))?;
+            let statement = client.prepare_cached(query).await.with_context(|| step.to_owned())?;
+            match client.query(&statement, parameters).await {
+                Err(error) if db::is_conflict(&error) && tries < CONFLICT_TRIES => tries += 1,
+                result => return result.with_context(|| step.to_owned()),
+            }
+        }
+    }
+}
+
+/// PostgreSQL's text cannot hold a zero byte, and a robot's answer is not to be trusted.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn claimed(row: &Row) -> Claimed {
+    Claimed {
+        seq: row.get("seq"),
+        is_dead: row.get("is_dead"),
+        message: Message {
+            event_id: row.get("id"),
+            event_type: row.get("event_type"),
+            channel: row.get("channel"),
+            target: row.get("target"),
+            template_id: row.get("template_id"),
+            payload: row.get("payload"),
+            trace_id: row.get("trace_id"),
+            retry_count: row.get("retry_count"),
+            attempt: row.get("attempt"),
+            replay_count: row.get("replay_count"),
+            last_error: row.get("last_error"),
+        },
+    }
+}
+
+fn taken(row: &Row) -> Taken {
+    let id: Uuid = row.get("id");
+    match row.get("verdict") {
+        "taken" => {
+            let key = Key { id, replay_count: row.get("replay_count"), attempt: row.get("attempt") };
+            match event(row, key) {
+                Ok(event) => Taken::Event(Box::new(event)),
+                Err(error) => Taken::Unreadable { key, error },
+            }
+        }
+        "failed" => Taken::Failed {
+            id,
+            channel: row.get("channel"),
+            template_id: row.get::<_, Option<String>>("template_id").unwrap_or_else(|| row.get("event_type")),
+            trace_id: row.get("trace_id"),
+            error: row.get::<_, Option<String>>("last_error").unwrap_or_default(),
+        },
+        "alone" => Taken::Alone(id),
+        _ => Taken::Busy(id),
+    }
+}
+
+fn event(row: &Row, key: Key) -> Result<Event, String> {
+    let parse = |column: &str| row.get::<_, Option<String>>(column).unwrap_or_else(|| "{}".to_owned());
+    Ok(Event {
+        id: key.id,
+        event_type: row.get("event_type"),
+        channel: row.get("channel"),
+        target: row.get("target"),
+        template_id: row.get("template_id"),
+        payload: serde_json::from_str(&parse("payload")).map_err(|error| format!("payload cannot be read: {error}"))?,
+        options: serde_json::from_str(&parse("options")).map_err(|error| {
+            format!("options cannot be read: {error}; at_mobiles and at_user_ids are lists of strings, at_all is true or false, delivery is \"at_least_once\" or \"at_most_once\"")
+        })?,
+        trace_id: row.get("trace_id"),
+        retry_count: row.get::<_, i32>("retry_count").unsigned_abs(),
+        max_retry: row.get::<_, Option<i32>>("max_retry").map(i32::unsigned_abs),
+        attempt: key.attempt,
+        replay_count: key.replay_count,
+        late: Duration::try_from_secs_f64(row.get("late_seconds")).unwrap_or_default(),
+    })
+}
