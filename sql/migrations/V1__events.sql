@@ -63,10 +63,11 @@ create table public.notification_events (
         check (char_length(template_id) between 1 and 128),
     constraint payload_must_be_a_json_object
         check (jsonb_typeof(payload) = 'object'),
+    -- || '{}' unpacks a value that comes compressed from another table: its real size counts.
     constraint payload_must_be_at_most_64_kb
-        check (pg_column_size(payload) <= 65536),
+        check (pg_column_size(payload || '{}') <= 65536),
     constraint options_must_be_a_json_object_of_at_most_16_kb
-        check (jsonb_typeof(options) = 'object' and pg_column_size(options) <= 16384),
+        check (jsonb_typeof(options) = 'object' and pg_column_size(options || '{}') <= 16384),
     constraint idempotency_key_must_be_1_to_512_characters
         check (char_length(idempotency_key) between 1 and 512),
     constraint trace_id_must_be_at_most_256_characters
@@ -75,6 +76,9 @@ create table public.notification_events (
         check (max_retry between 0 and 100),
     constraint retry_count_must_not_be_negative
         check (retry_count >= 0),
+    -- Differences to infinity are errors: one such row would stop the relay from knowing how long to sleep.
+    constraint scheduled_at_must_be_finite
+        check (isfinite(scheduled_at)),
     constraint status_must_be_pending_delivering_delivered_failed_or_cancelled
         check (status in ('pending', 'delivering', 'delivered', 'failed', 'cancelled')),
     constraint only_a_failed_row_has_failed_at

@@ -110,6 +110,9 @@ begin
     if at is null then
         return 'unchanged: the new time must not be null';
     end if;
+    if at = 'infinity' then
+        return 'unchanged: the new time must not be infinite';
+    end if;
     select * into was from public.notification_events e where e.id = event_id for update;
     if not found then
         return 'not found: no event has this id';

@@ -1,10 +1,14 @@
--- A webhook URL carries its token: only its scheme and host are ever shown.
+-- A webhook URL carries its token: only its scheme, host and port are ever shown, and nothing of what merely resembles a
+-- URL, as a parser may forgive it. The operator is qualified, because a reader's search_path must not decide who sees
+-- the target.
 create function public.notification_mask_target(target text) returns text
 language sql immutable parallel safe
 as $$
     select case
-        when target ~ '^[A-Za-z][A-Za-z0-9+.-]*://'
-            then pg_catalog.regexp_replace(target, '^([^:]+://)(?:[^/?#]*@)?([^/?#@]*).*$', '\1\2/***')
+        when target operator(pg_catalog.~) '^[A-Za-z][A-Za-z0-9+.-]*://'
+            then pg_catalog.regexp_replace(
+                target, '^([^:]+://)(?:[^/?#\\]*@)?(\[[0-9A-Fa-f:.]*\]|[^]/?#@\\:[]*)(:[0-9]+)?.*$', '\1\2\3/***')
+        when target operator(pg_catalog.~) '[]/?#@=&:\\[:space:][]' then '***'
         else target
     end
 $$;

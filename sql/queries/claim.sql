@@ -35,7 +35,8 @@ where e.id = claimed.id
 returning
     e.id, e.seq, e.event_type, e.channel, notification_mask_target(e.target) as target,
     coalesce(e.template_id, e.event_type) as template_id,
-    -- A large payload is not worth carrying in a hint: what is sent is rendered from the row.
-    case when pg_column_size(e.payload) <= 8192 then e.payload::text end as payload,
+    -- A large payload is not worth carrying in a hint: what is sent is rendered from the row. || '{}' unpacks it, for
+    -- what compresses well is still large in the hint.
+    case when pg_column_size(e.payload || '{}') <= 8192 then e.payload::text end as payload,
     e.trace_id, e.retry_count, e.replay_count, e.attempt,
     e.failed_at is not null as is_dead, e.last_error
