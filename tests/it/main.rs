@@ -1,2 +1,5 @@
-//! Integration tests.
-fn main() {}
+//! Everything that needs a real PostgreSQL, a real Redis or the real binary, in one test binary: the servers are started
+//! once and shared. Run it with `ops/test`, which installs what is missing.
+
+#[cfg(test)]
+mod harness;

@@ -1,0 +1,260 @@
+//! PostgreSQL: one server for all tests, a migrated database for each, and servers of their own for tests that crash them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+
+use tokio::sync::{OnceCell, mpsc::UnboundedReceiver};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Notification};
+
+use super::{Server, free_port, on_path, output};
+
+/// Made for tests, but with a meaning to durability: what committed is there after an immediate shutdown (the operating
+/// system survives, so fsync does not matter), and what did not is not.
+const SETTINGS: &[&str] = &[
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=300",
+    "max_prepared_transactions=20",
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=on",
+    "shared_buffers=64MB",
+    "jit=off",
+    "timezone=UTC",
+    "log_min_messages=log",
+];
+
+const TEMPLATE: &str = "postbell_template";
+
+/// A running PostgreSQL server with a migrated template database.
+pub(crate) struct Postgres {
+    server: Server,
+    port: u16,
+    dropper: mpsc::Sender<String>,
+}
+
+impl Postgres {
+    /// The server that all tests of this process share.
+    pub(crate) async fn shared() -> &'static Postgres {
+        static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+        SHARED.get_or_init(Postgres::own).await
+    }
+
+    /// A server of the test's own, to be crashed; it takes about two seconds.
+    pub(crate) async fn own() -> Postgres {
+        let bin = bin_dir();
+        for _ in 0..10 {
+            let port = free_port();
+            let server = Server::new("postgres", "QUIT", |folder| command(&bin, folder, port));
+            let postgres = Postgres { server, port, dropper: start_dropper(port) };
+            if postgres.try_start().await {
+                postgres.admin(&format!("create database {TEMPLATE}")).await;
+                migrate(&postgres.url(TEMPLATE)).await;
+                return postgres;
+            }
+        }
+        panic!("no port is free for PostgreSQL");
+    }
+
+    /// A new database with the whole schema; it takes about 80 ms.
+    pub(crate) async fn database(&self) -> Database {
+        let name = format!("test_{:016x}", fastrand::u64(..));
+        self.admin(&format!("create database {name} template {TEMPLATE}")).await;
+        Database { url: self.url(&name), name, dropper: self.dropper.clone() }
+    }
+
+    /// Ends it as a crash would: no checkpoint, no word to its clients.
+    pub(crate) async fn stop_immediate(&self) {
+        self.server.stop("QUIT").await;
+    }
+
+    /// Starts it again after [`Self::stop_immediate`], on the same port with the same data.
+    pub(crate) async fn start(&self) {
+        assert!(self.try_start().await, "port {} was taken while PostgreSQL was down", self.port);
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    async fn try_start(&self) -> bool {
+        self.server.start(|log| log.contains("ready to accept connections")).await
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@{}/{database}", self.address())
+    }
+
+    /// Runs a statement in the maintenance database.
+    async fn admin(&self, sql: &str) {
+        let client = connect(&self.url("postgres")).await;
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:#}"));
+    }
+}
+
+/// A database of the test's own, dropped with this value.
+pub(crate) struct Database {
+    url: String,
+    name: String,
+    dropper: mpsc::Sender<String>,
+}
+
+impl Database {
+    /// A connection string, as a superuser.
+    pub(crate) fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// A connection string that leads through a proxy.
+    pub(crate) fn url_through(&self, address: &str) -> String {
+        format!("postgres://postgres@{address}/{}", self.name)
+    }
+
+    /// A new connection, as a superuser.
+    pub(crate) async fn client(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    /// A new connection as another role.
+    pub(crate) async fn client_as(&self, role: &str) -> Client {
+        connect(&self.url.replacen("postgres@", &format!("{role}@"), 1)).await
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let _ = self.dropper.send(format!("drop database if exists {} with (force)", self.name));
+    }
+}
+
+/// A new connection.
+pub(crate) async fn connect(url: &str) -> Client {
+    connect_listening(url).await.0
+}
+
+/// A new connection and what it is notified of.
+pub(crate) async fn connect_listening(url: &str) -> (Client, UnboundedReceiver<Notification>) {
+    let connecting = tokio_postgres::connect(url, NoTls).await;
+    let (client, mut connection) = connecting.unwrap_or_else(|error| panic!("{url}: {error:#}"));
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        // Errors end the connection; the client reports them.
+        while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                let _ = sender.send(notification);
+            }
+        }
+    });
+    (client, receiver)
+}
+
+/// Brings a database to the newest schema, as an operator would.
+async fn migrate(url: &str) {
+    let migrating =
+        Command::new(env!("CARGO_BIN_EXE_postbell")).arg("migrate").env_clear().env("DATABASE_URL", url).output();
+    let output = migrating.expect("the binary starts");
+    assert!(output.status.success(), "postbell migrate: {}", String::from_utf8_lossy(&output.stderr));
+    let client = connect(url).await;
+    let done = client.query_one("select to_regclass('public.notification_events') is not null", &[]).await;
+    if done.unwrap().get(0) {
+        return;
+    }
+    // TODO(migrate): goes when the command does its work.
+    let mut files: Vec<(u32, PathBuf)> = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            (name.strip_prefix('V').unwrap().split_once("__").unwrap().0.parse().unwrap(), path)
+        })
+        .collect();
+    files.sort();
+    let history = "create table postbell_schema_history
+        (version integer primary key, name varchar(255), applied_on varchar(255), checksum varchar(255))";
+    client.batch_execute(history).await.unwrap();
+    for (_, path) in files {
+        let sql = fs::read_to_string(&path).unwrap();
+        client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
+    }
+}
+
+/// Drops databases behind the tests' backs: a full run would otherwise fill a gigabyte.
+fn start_dropper(port: u16) -> mpsc::Sender<String> {
+    let (sender, statements) = mpsc::channel::<String>();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        for statement in statements {
+            runtime.block_on(async {
+                // A server that is gone has no databases to drop.
+                if let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await {
+                    tokio::spawn(connection);
+                    let _ = client.batch_execute(&statement).await;
+                }
+            });
+        }
+    });
+    sender
+}
+
+/// Makes the cluster at the first start; `exec`, so that signals reach the server itself.
+fn command(bin: &Path, folder: &Path, port: u16) -> Vec<String> {
+    let script = r#"
+        bin=$1 data=$2
+        shift 2
+        [ -s "$data/PG_VERSION" ] ||
+            "$bin/initdb" --no-sync -D "$data" -U postgres -A trust -E UTF8 --locale=C >/dev/null || exit 1
+        exec "$bin/postgres" -D "$data" "$@""#;
+    let data = folder.join("data");
+    let mut command: Vec<String> =
+        ["/bin/sh", "-c", script, "postgres", bin.to_str().unwrap(), data.to_str().unwrap(), "-p", &port.to_string()]
+            .map(str::to_owned)
+            .into();
+    command.extend(SETTINGS.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
+    command
+}
+
+/// Where `postgres` and `initdb` are: distributions keep them off the PATH.
+fn bin_dir() -> PathBuf {
+    let configured = output("pg_config", &["--bindir"]).map(PathBuf::from);
+    let by_path = on_path("postgres").and_then(|program| program.canonicalize().ok()?.parent().map(Path::to_owned));
+    let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
+    configured.into_iter().chain(packaged()).chain(by_path).find(complete).expect(
+        "no PostgreSQL server (postgres and initdb) on this machine; ops/test installs it where it knows how to",
+    )
+}
+
+/// Folders of Debian's packages, the newest version first.
+fn packaged() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    versions.sort_by_key(|version| std::cmp::Reverse(*version));
+    versions.iter().map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"))).collect()
+}
+
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_committed_survives_an_immediate_shutdown() {
+        let postgres = Postgres::own().await;
+        let database = postgres.database().await;
+        let client = database.client().await;
+        client
+            .batch_execute("insert into notification_events (event_type, payload) values ('kept', '{}')")
+            .await
+            .unwrap();
+        client
+            .batch_execute("begin; insert into notification_events (event_type, payload) values ('lost', '{}')")
+            .await
+            .unwrap();
+        postgres.stop_immediate().await;
+        assert!(tokio_postgres::connect(&database.url(), NoTls).await.is_err());
+        postgres.start().await;
+        let rows = database.client().await.query("select event_type from notification_events", &[]).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>(), ["kept"]);
+    }
+}
