@@ -3,3 +3,6 @@
 
 #[cfg(test)]
 mod harness;
+
+#[cfg(test)]
+mod schema;
