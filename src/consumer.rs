@@ -86,7 +86,8 @@ struct Hand {
     sends: TaskTracker,
     done: mpsc::UnboundedSender<Done>,
     abandon: CancellationToken,
-    owes_release: bool,
+    /// When the queue was noticed to have lost hints whose leases have not been given back yet.
+    owes_release: Option<std::time::Instant>,
 }
 
 impl Hand {
@@ -131,7 +132,7 @@ impl<Q: Queue> Consumer<Q> {
             sends: TaskTracker::new(),
             done,
             abandon: CancellationToken::new(),
-            owes_release: false,
+            owes_release: None,
         };
         let mut backoff = Backoff::reconnecting();
         while !stop.requested.is_cancelled() {
@@ -158,9 +159,9 @@ impl<Q: Queue> Consumer<Q> {
     /// Receives what fits into the free slots, takes the rows, and starts to send them. Only the wait for slots is cut
     /// short by a stop: a read or a take that was dropped half-way would leave rows to their leases.
     async fn round(&self, hand: &mut Hand, stop: &CancellationToken) -> anyhow::Result<()> {
-        if hand.owes_release {
-            let released = self.store.release_hints(self.hint_lease).await?;
-            hand.owes_release = false;
+        if let Some(noticed) = hand.owes_release {
+            let released = self.store.release_hints(self.hint_lease, noticed).await?;
+            hand.owes_release = None;
             tracing::info!(released, "the queue may have lost hints; gave back their leases");
         }
         if let Some(suspect) = hand.suspects.front().cloned() {
@@ -178,7 +179,7 @@ impl<Q: Queue> Consumer<Q> {
         let free = hand.slots.available_permits();
         if hand.received.is_empty() {
             let received = self.queue.receive(free, self.block).await?;
-            hand.owes_release |= received.hints_lost;
+            hand.owes_release = received.hints_lost.or(hand.owes_release);
             hand.received.extend(received.hints);
         }
         let hints: Vec<Hint> = hand.received.iter().take(free).cloned().collect();

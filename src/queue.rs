@@ -7,7 +7,7 @@
 pub mod redis;
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -72,8 +72,8 @@ pub struct Published {
     pub refused: Vec<Option<String>>,
     /// How many more hints fit before the queue is full.
     pub room: usize,
-    /// The queue may have lost hints it had accepted, since it was last asked.
-    pub hints_lost: bool,
+    /// The queue may have lost hints that it had accepted before this moment; told once.
+    pub hints_lost: Option<Instant>,
 }
 
 /// What [`Queue::receive`] found.
@@ -81,8 +81,8 @@ pub struct Published {
 pub struct Received {
     /// The hints.
     pub hints: Vec<Hint>,
-    /// The queue may have lost hints it had accepted, since it was last asked.
-    pub hints_lost: bool,
+    /// The queue may have lost hints that it had accepted before this moment; told once.
+    pub hints_lost: Option<Instant>,
 }
 
 /// A received hint.

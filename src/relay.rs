@@ -41,8 +41,8 @@ pub struct Relay<Q> {
     metrics: Arc<Metrics>,
     /// How many hints fit into the queue; none until it was asked, and after it failed.
     room: Option<usize>,
-    /// The queue lost hints, and their leases have not been given back yet.
-    owes_release: bool,
+    /// When the queue was noticed to have lost hints whose leases have not been given back yet.
+    owes_release: Option<std::time::Instant>,
     full_since: Option<Instant>,
 }
 
@@ -79,7 +79,7 @@ impl<Q: Queue> Relay<Q> {
             health,
             metrics,
             room: None,
-            owes_release: false,
+            owes_release: None,
             full_since: None,
         }
     }
@@ -148,9 +148,9 @@ impl<Q: Queue> Relay<Q> {
 
     /// Claims one batch of due rows and hands it to the queue.
     async fn pass(&mut self) -> anyhow::Result<Pass> {
-        if self.owes_release {
-            let released = self.store.release_hints(self.hint_lease).await?;
-            self.owes_release = false;
+        if let Some(noticed) = self.owes_release {
+            let released = self.store.release_hints(self.hint_lease, noticed).await?;
+            self.owes_release = None;
             tracing::info!(released, "the queue may have lost hints; gave back their leases");
         }
         // Nothing is claimed for a queue that is not known to be there.
@@ -190,7 +190,12 @@ impl<Q: Queue> Relay<Q> {
             self.room = None;
             self.store.give_back(&refused).await?;
             // Refused because the stream is gone: it has been made again, and the next pass renews all hints.
-            anyhow::ensure!(self.owes_release, "{} of {} hints were refused: {why}", refused.len(), messages.len());
+            anyhow::ensure!(
+                self.owes_release.is_some(),
+                "{} of {} hints were refused: {why}",
+                refused.len(),
+                messages.len()
+            );
         }
         Ok(())
     }
@@ -221,7 +226,7 @@ impl<Q: Queue> Relay<Q> {
     async fn publish(&mut self, topic: Topic, messages: &[Message]) -> anyhow::Result<(Vec<Option<String>>, usize)> {
         match self.queue.publish(topic, messages).await {
             Ok(published) => {
-                self.owes_release |= published.hints_lost;
+                self.owes_release = published.hints_lost.or(self.owes_release);
                 self.room = Some(published.room);
                 Ok((published.refused, published.room))
             }

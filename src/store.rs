@@ -1,6 +1,6 @@
 //! The rows: every statement of the protocol, each a file in `sql/queries`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use deadpool_postgres::Pool;
@@ -126,12 +126,14 @@ impl Store {
         self.rows("give_back", query!("give_back"), &[&ids]).await.map(drop)
     }
 
-    /// Gives back every hint lease: the queue may have lost its hints. Returns how many there were.
-    pub async fn release_hints(&self, hint_lease: Duration) -> anyhow::Result<i64> {
+    /// Gives back every hint lease that was given before the queue was `noticed` to have lost hints. Returns how many
+    /// there were.
+    pub async fn release_hints(&self, hint_lease: Duration, noticed: Instant) -> anyhow::Result<i64> {
         let mut total = 0;
         loop {
             let query = query!("release_hints");
-            let rows = self.rows("release_hints", query, &[&hint_lease.as_secs_f64(), &RELEASE_BATCH]).await?;
+            let ends_within = hint_lease.saturating_sub(noticed.elapsed()).as_secs_f64();
+            let rows = self.rows("release_hints", query, &[&ends_within, &RELEASE_BATCH]).await?;
             let released: i64 = rows.first().map_or(0, |row| row.get("released"));
             total += released;
             if released < RELEASE_BATCH {

@@ -1,5 +1,6 @@
 -- release_hints: the queue may have lost its hints; every row that trusts one is due again at once.
--- $1 hint lease in seconds: no lease ends later, which keeps rows scheduled for later out of the scan
+-- $1 seconds: leases given before the loss was noticed end at most so far from now. Later ones, and rows scheduled for
+--    later, are left alone.
 -- $2 most rows in this call; returns how many there were, and wakes a sleeping relay
 with hinted as (
     select id

@@ -7,9 +7,8 @@
 mod reader;
 mod reply;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::io::tcp::{TcpSettings, socket2};
@@ -37,7 +36,8 @@ pub struct RedisQueue {
     reader: tokio::sync::Mutex<Reader>,
     /// `run_id` of the server that answered last.
     run_id: Mutex<Option<String>>,
-    hints_lost: AtomicBool,
+    /// When hints were last noticed to be lost, until that is told.
+    hints_lost: Mutex<Option<Instant>>,
 }
 
 /// Names and bounds.
@@ -80,7 +80,7 @@ impl RedisQueue {
             writer: tokio::sync::Mutex::new(None),
             reader: tokio::sync::Mutex::new(Reader::default()),
             run_id: Mutex::new(None),
-            hints_lost: AtomicBool::new(false),
+            hints_lost: Mutex::new(None),
         })
     }
 
@@ -133,12 +133,12 @@ impl RedisQueue {
         let info: String = cmd("INFO").arg("server").query_async(&mut connection).await?;
         let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
         self.ensure_group(&mut connection).await?;
-        let before = self.run_id.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(run_id.clone());
+        let before = self.run_id.lock().unwrap_or_else(PoisonError::into_inner).replace(run_id.clone());
         if before.is_some_and(|before| before != run_id) {
             tracing::warn!(
                 "another Redis server answers than before; its streams may be older, so all hints are renewed"
             );
-            self.hints_lost.store(true, Ordering::Release);
+            self.note_hints_lost();
         }
         Ok(connection)
     }
@@ -151,7 +151,7 @@ impl RedisQueue {
         match made {
             Ok(()) => {
                 tracing::info!(stream, group, "made the consumer group; hints it may have missed are renewed");
-                self.hints_lost.store(true, Ordering::Release);
+                self.note_hints_lost();
                 Ok(())
             }
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
@@ -177,8 +177,13 @@ impl RedisQueue {
         result
     }
 
-    fn take_hints_lost(&self) -> bool {
-        self.hints_lost.swap(false, Ordering::AcqRel)
+    /// The stream stands as of now; what was added before may be gone.
+    fn note_hints_lost(&self) {
+        *self.hints_lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn take_hints_lost(&self) -> Option<Instant> {
+        self.hints_lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     async fn try_publish(&self, topic: Topic, messages: &[Message]) -> Result<Published, RedisError> {

@@ -16,6 +16,9 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(30);
 /// Longest pause between looks while a transaction that made rows due is in flight.
 const IN_FLIGHT: Duration = Duration::from_millis(50);
 
+/// How often a relay that sleeps beside another looks whether that one is still there.
+const BESIDE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Decides when a relay that found nothing looks again.
 pub(super) struct Waker {
     database: Database,
@@ -104,13 +107,34 @@ impl Waker {
 
     /// Waits for a notification, at most so long.
     pub(super) async fn wait(&mut self, longest: Duration) {
-        tokio::select! {
-            () = self.heard.notified() => {}
-            () = tokio::time::sleep(longest) => {}
+        let end = Instant::now() + longest;
+        loop {
+            let look = if self.posture == Posture::Beside { end.min(Instant::now() + BESIDE_INTERVAL) } else { end };
+            tokio::select! {
+                () = self.heard.notified() => break,
+                () = tokio::time::sleep_until(look) => {}
+            }
+            if look == end || !self.another_still_sleeps().await {
+                break;
+            }
         }
         // Only the lock outlives the wait: what another relay, or a transaction, does is asked anew.
         if self.posture != Posture::Asleep {
             self.posture = Posture::Up;
+        }
+    }
+
+    /// Whether the relay that slept beside this one is still there to be notified for both. If it has died, nobody
+    /// notifies, and this one takes its place; the pass that follows is the last look.
+    async fn another_still_sleeps(&mut self) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        match listener.try_lock().await {
+            Ok(Lock::AnotherRelays) => true,
+            Ok(Lock::Mine) => {
+                self.posture = Posture::Asleep;
+                false
+            }
+            Ok(Lock::InFlight) | Err(_) => false,
         }
     }
 

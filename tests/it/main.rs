@@ -5,4 +5,12 @@
 mod harness;
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod pipeline;
+#[cfg(test)]
+mod queue;
+#[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod schema;

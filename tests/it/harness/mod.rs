@@ -3,7 +3,8 @@
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod servers;
-mod wire;
+pub(crate) mod stage;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -153,7 +153,7 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
             "next_due" => relay.query(&sql, &[]).await,
             "record" => {
                 let (kinds, texts, delays) = (vec!["retry"], vec![None::<&str>], vec![1.0]);
-                relay.query(&sql, &[&ids, &zeros, &zeros, &kinds, &texts, &texts, &delays]).await
+                relay.query(&sql, &[&ids, &zeros, &zeros, &kinds, &texts, &texts, &delays, &texts]).await
             }
             "release_hints" => relay.query(&sql, &[&60.0, &10_i64]).await,
             "take" => relay.query(&sql, &[&ids, &45.0, &true, &3]).await,

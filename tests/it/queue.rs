@@ -1,0 +1,250 @@
+//! What any queue must do (`contract`), and what Redis Streams must do beside.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use clap::Parser as _;
+use postbell::config;
+use postbell::queue::redis::RedisQueue;
+use postbell::queue::{Hint, MAX_PAYLOAD, Message, Queue, Receipt, Topic};
+use uuid::Uuid;
+
+use crate::harness::proxy::Proxy;
+use crate::harness::servers::Redis;
+use crate::harness::wire::Protocol;
+use crate::harness::{SOON, eventually};
+
+/// How long a consumer may keep a hint before it comes to another.
+const SEND_LEASE: Duration = Duration::from_millis(300);
+const WAIT: Duration = Duration::from_millis(50);
+
+#[derive(clap::Parser)]
+struct Settings {
+    #[command(flatten)]
+    queue: config::Queue,
+}
+
+fn connect(url: &str, extra: &[&str]) -> RedisQueue {
+    let arguments = ["test", "--redis-url", url].into_iter().chain(extra.iter().copied());
+    RedisQueue::new(&Settings::try_parse_from(arguments).unwrap().queue, SEND_LEASE).unwrap()
+}
+
+fn message(event_id: Uuid) -> Message {
+    Message {
+        event_id,
+        event_type: "resume.parsed".into(),
+        channel: "dingtalk".into(),
+        target: "default".into(),
+        template_id: "resume.parsed".into(),
+        payload: Some(r#"{"name": "张三"}"#.into()),
+        trace_id: Some("trace".into()),
+        retry_count: 0,
+        attempt: 0,
+        replay_count: 0,
+        last_error: None,
+    }
+}
+
+fn messages(count: u128) -> Vec<Message> {
+    (1..=count).map(|n| message(Uuid::from_u128(n))).collect()
+}
+
+fn ids(hints: &[Hint]) -> BTreeSet<Uuid> {
+    hints.iter().map(|hint| hint.event_id).collect()
+}
+
+fn receipts(hints: &[Hint]) -> Vec<Receipt> {
+    hints.iter().map(|hint| hint.receipt.clone()).collect()
+}
+
+/// Receives until there are so many.
+async fn receive(queue: &impl Queue, count: usize) -> Vec<Hint> {
+    let mut hints = Vec::new();
+    let deadline = tokio::time::Instant::now() + SOON;
+    while hints.len() < count {
+        assert!(tokio::time::Instant::now() < deadline, "received {} of {count} hints", hints.len());
+        hints.extend(queue.receive(count - hints.len(), WAIT).await.unwrap().hints);
+    }
+    hints
+}
+
+/// What any queue promises; `connect` makes another client of the same empty queue.
+async fn contract<Q: Queue>(connect: impl Fn() -> Q) {
+    let (relay, one, other) = (connect(), connect(), connect());
+
+    // A fresh queue may have lost anything, and says so once.
+    assert!(relay.publish(Topic::Hints, &[]).await.unwrap().hints_lost.is_some());
+    assert_eq!(relay.publish(Topic::Hints, &[]).await.unwrap().hints_lost, None);
+
+    // Every message is accepted for itself, and room is told.
+    let room = relay.publish(Topic::Hints, &[]).await.unwrap().room;
+    let published = relay.publish(Topic::Hints, &messages(10)).await.unwrap();
+    assert_eq!(published.refused, vec![None; 10]);
+    assert_eq!(published.room, room - 10);
+
+    // No more than asked for, in order, to one consumer only.
+    let first = one.receive(4, WAIT).await.unwrap().hints;
+    assert_eq!(ids(&first), (1..=4).map(Uuid::from_u128).collect());
+    let rest = receive(&other, 6).await;
+    assert_eq!(ids(&rest), (5..=10).map(Uuid::from_u128).collect());
+    one.ack(&receipts(&first)).await.unwrap();
+    assert_eq!(relay.publish(Topic::Hints, &[]).await.unwrap().room, room - 6, "what is acknowledged makes room");
+
+    // What was not acknowledged comes again, to whoever asks.
+    let again = receive(&one, 6).await;
+    assert_eq!(ids(&again), ids(&rest));
+    one.ack(&receipts(&again)).await.unwrap();
+    // Acknowledging twice, or by the receipts of somebody who was too late, harms nothing.
+    other.ack(&receipts(&rest)).await.unwrap();
+    assert_eq!(relay.publish(Topic::Hints, &[]).await.unwrap().room, room);
+
+    // Nothing there: it waits, and has nothing.
+    let waited = tokio::time::Instant::now();
+    assert_eq!(one.receive(5, WAIT).await.unwrap().hints, []);
+    assert!(waited.elapsed() >= WAIT);
+
+    // Dead letters go elsewhere.
+    assert_eq!(relay.publish(Topic::DeadLetters, &messages(2)).await.unwrap().refused, [None, None]);
+    assert_eq!(one.receive(5, WAIT).await.unwrap().hints, []);
+}
+
+#[tokio::test]
+async fn redis_streams_keep_the_contract() {
+    let redis = Redis::start().await;
+    contract(|| connect(&redis.url(), &[])).await;
+}
+
+#[tokio::test]
+async fn a_flushed_stream_is_made_again_and_reported_by_the_reader() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &[]);
+    queue.publish(Topic::Hints, &messages(3)).await.unwrap();
+    receive(&queue, 1).await;
+    redis.flushall().await;
+    let reported = eventually(SOON, "the loss to be reported", async || {
+        queue.receive(1, WAIT).await.unwrap().hints_lost.map(drop)
+    });
+    reported.await;
+    queue.publish(Topic::Hints, &messages(1)).await.unwrap();
+    assert_eq!(ids(&receive(&queue, 1).await), BTreeSet::from([Uuid::from_u128(1)]));
+}
+
+#[tokio::test]
+async fn a_hint_for_a_flushed_stream_is_refused_and_not_added_beside_its_group() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &[]);
+    queue.publish(Topic::Hints, &[]).await.unwrap();
+    redis.flushall().await;
+    let published = queue.publish(Topic::Hints, &messages(2)).await.unwrap();
+    assert!(published.hints_lost.is_some());
+    assert!(published.refused.iter().all(Option::is_some), "{published:?}");
+    assert_eq!(queue.publish(Topic::Hints, &messages(2)).await.unwrap().refused, [None, None]);
+    assert_eq!(receive(&queue, 2).await.len(), 2);
+}
+
+#[tokio::test]
+async fn another_server_at_the_same_address_is_noticed() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &[]);
+    queue.publish(Topic::Hints, &[]).await.unwrap();
+    redis.kill().await;
+    assert!(queue.publish(Topic::Hints, &messages(1)).await.is_err());
+    redis.restart_empty().await;
+    // Somebody else has made the group already: only the server's run_id tells.
+    connect(&redis.url(), &[]).publish(Topic::Hints, &[]).await.unwrap();
+    let noticed = eventually(SOON, "the other server to be noticed", async || {
+        queue.publish(Topic::Hints, &[]).await.ok()?.hints_lost.map(drop)
+    });
+    noticed.await;
+}
+
+#[tokio::test]
+async fn a_full_stream_has_no_room_and_dead_letters_are_trimmed_instead() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &["--stream-max-len", "3"]);
+    queue.publish(Topic::Hints, &[]).await.unwrap();
+    assert_eq!(queue.publish(Topic::Hints, &messages(2)).await.unwrap().room, 1);
+    assert_eq!(queue.publish(Topic::Hints, &messages(2)).await.unwrap().room, 0);
+    for _ in 0..5 {
+        assert_eq!(queue.publish(Topic::DeadLetters, &messages(100)).await.unwrap().refused, vec![None; 100]);
+    }
+    let length: usize =
+        ::redis::cmd("XLEN").arg("notification:deadletter").query_async(&mut redis.client().await).await.unwrap();
+    assert!(length < 300, "the dead-letter stream grew to {length} entries");
+}
+
+#[tokio::test]
+async fn entries_of_strangers_are_dropped_and_take_no_hint_with_them() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &[]);
+    queue.publish(Topic::Hints, &[]).await.unwrap();
+    let mut client = redis.client().await;
+    for fields in [["event_id", "nonsense"], ["hello", "world"], ["event_id", "\u{0}"]] {
+        let _: String = ::redis::cmd("XADD")
+            .arg("notification:events")
+            .arg("*")
+            .arg(&fields)
+            .query_async(&mut client)
+            .await
+            .unwrap();
+    }
+    queue.publish(Topic::Hints, &messages(1)).await.unwrap();
+    let hints = receive(&queue, 1).await;
+    queue.ack(&receipts(&hints)).await.unwrap();
+    let length: usize = ::redis::cmd("XLEN").arg("notification:events").query_async(&mut client).await.unwrap();
+    assert_eq!(length, 0);
+}
+
+#[tokio::test]
+async fn a_refused_entry_does_not_hide_in_a_successful_pipeline() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &[]);
+    queue.publish(Topic::Hints, &messages(1)).await.unwrap();
+    let mut client = redis.client().await;
+    let _: () = ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut client).await.unwrap();
+    let published = queue.publish(Topic::Hints, &messages(2)).await.unwrap();
+    assert!(published.refused.iter().flatten().all(|why| why.contains("OOM")), "{published:?}");
+    assert_eq!(published.refused.iter().flatten().count(), 2);
+}
+
+#[tokio::test]
+async fn hints_that_were_on_their_way_when_the_connection_broke_come_again_at_once() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(Protocol::Redis, redis.address()).await;
+    let queue = connect(&format!("redis://{}", proxy.address()), &[]);
+    queue.publish(Topic::Hints, &[]).await.unwrap();
+    queue.receive(1, WAIT).await.unwrap();
+    let trap = proxy.at("XREADGROUP", 1, crate::harness::proxy::Where::AfterReply);
+    queue.publish(Topic::Hints, &messages(3)).await.unwrap();
+    let (received, ()) = tokio::join!(queue.receive(3, WAIT), async {
+        trap.sprung().await;
+        trap.cut();
+    });
+    assert!(received.is_err(), "the reply was cut off");
+    assert_eq!(ids(&receive(&queue, 3).await).len(), 3);
+}
+
+#[tokio::test]
+async fn a_person_who_looks_into_the_stream_finds_what_the_hint_is_about() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &[]);
+    queue.publish(Topic::Hints, &[]).await.unwrap();
+    let large = Message { payload: Some("x".repeat(MAX_PAYLOAD + 1)), ..message(Uuid::from_u128(2)) };
+    queue.publish(Topic::Hints, &[message(Uuid::from_u128(1)), large]).await.unwrap();
+    let entries: Vec<(String, std::collections::BTreeMap<String, String>)> = ::redis::cmd("XRANGE")
+        .arg("notification:events")
+        .arg("-")
+        .arg("+")
+        .query_async(&mut redis.client().await)
+        .await
+        .unwrap();
+    let (small, large) = (&entries[0].1, &entries[1].1);
+    assert_eq!(small["event_id"], Uuid::from_u128(1).to_string());
+    assert_eq!(small["payload"], r#"{"name": "张三"}"#);
+    for field in
+        ["event_type", "retry_count", "trace_id", "channel", "target", "template_id", "attempt", "replay_count"]
+    {
+        assert!(small.contains_key(field), "{field}");
+    }
+    assert!(!large.contains_key("payload") && large.contains_key("payload_omitted"));
+}
