@@ -5,6 +5,8 @@
 mod harness;
 
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod pipeline;

@@ -97,9 +97,17 @@ async fn a_scheduled_event_is_hinted_at_its_time_and_the_relay_sleeps_until_then
 #[tokio::test]
 async fn two_relays_share_a_backlog_and_hint_no_row_twice() {
     let stage = Stage::new().await;
-    let ids = stage.publish(4_000).await;
     let env = stage.env.clone().with("NOTIFICATION_HINT_LEASE", "1h").with("NOTIFICATION_BATCH_SIZE", "100");
-    let _relays = [Postbell::start(&["relay"], &env), Postbell::start(&["relay"], &env)];
+    let relays = [Postbell::start(&["relay"], &env), Postbell::start(&["relay"], &env)];
+    // The stream is new, and who makes it renews the hints of that moment: begin when both have settled.
+    for relay in &relays {
+        relay.wait_for_line("relay started", SOON).await;
+    }
+    asleep(&stage).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.extend(stage.publish(1_000).await);
+    }
     let hints = hinted(&stage, ids.len()).await;
     assert!(hints.values().all(|count| *count == 1));
 }
