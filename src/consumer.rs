@@ -7,14 +7,16 @@ pub mod policy;
 mod record;
 mod send;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::channel::Channels;
@@ -32,8 +34,8 @@ use send::Sender;
 /// The consumer's name in logs and health.
 const PART: &str = "consumer";
 
-/// Time for recording what was sent, after the grace period.
-const RECORD_GRACE: Duration = Duration::from_secs(3);
+/// Time for recording outcomes, and then for acknowledging hints, after the grace period.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Takes hinted rows and sends them.
 pub struct Consumer<Q> {
@@ -53,7 +55,7 @@ pub struct Consumer<Q> {
 pub struct Stop {
     /// Take nothing more, finish what is in hand.
     pub requested: CancellationToken,
-    /// How long that may take; what is left then is given back.
+    /// How long that may take, from the request on; what is left then is given back.
     pub grace: Duration,
 }
 
@@ -85,9 +87,11 @@ struct Hand {
     suspects: VecDeque<Hint>,
     sends: TaskTracker,
     done: mpsc::UnboundedSender<Done>,
+    acks: mpsc::UnboundedSender<Vec<Receipt>>,
+    /// Ends the waits for answers.
     abandon: CancellationToken,
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
-    owes_release: Option<std::time::Instant>,
+    hints_lost: Option<std::time::Instant>,
 }
 
 impl Hand {
@@ -102,10 +106,14 @@ impl Hand {
 }
 
 impl<Q: Queue> Consumer<Q> {
+    /// Registers the consumer with the health of its process.
+    pub fn expect(health: &Health, config: &config::Consumer, queue: &config::Queue) {
+        health.expect(PART, config.send_lease + queue.stream_block + Duration::from_secs(60));
+    }
+
     /// A consumer; its store's connections must commit durably.
     pub fn new(store: Store, queue: Arc<Q>, parts: Parts<'_>) -> Self {
         let Parts { config, hints, queue: queue_config, templates, channels, health, metrics } = parts;
-        health.expect(PART, config.send_lease + queue_config.stream_block + Duration::from_secs(30));
         let policy = RetryPolicy::new(config.max_retry, config.retry_backoff.clone());
         Self {
             sender: Arc::new(Sender::new(store.clone(), templates, channels, policy, metrics.clone())),
@@ -123,20 +131,38 @@ impl<Q: Queue> Consumer<Q> {
     /// Runs until told to stop; then finishes what is in hand, gives back what is not finished in time, and returns.
     pub async fn run(self, stop: Stop) {
         let (done, outcomes) = mpsc::unbounded_channel();
-        let recorder = Recorder::new(self.store.clone(), self.queue.clone(), self.metrics.clone());
+        let (acks, receipts) = mpsc::unbounded_channel();
+        let recorder = Recorder::new(self.store.clone(), acks.clone(), self.health.clone(), self.metrics.clone());
         let recording = tokio::spawn(recorder.run(outcomes));
+        let acknowledging = tokio::spawn(acknowledge(self.queue.clone(), receipts));
         let mut hand = Hand {
             slots: Arc::new(Semaphore::new(self.concurrency)),
             received: VecDeque::new(),
             suspects: VecDeque::new(),
             sends: TaskTracker::new(),
             done,
+            acks,
             abandon: CancellationToken::new(),
-            owes_release: None,
+            hints_lost: None,
         };
+        let abandon = hand.abandon.clone();
+        let grace = tokio::spawn({
+            let Stop { requested, grace } = stop.clone();
+            let abandon = abandon.clone();
+            async move {
+                requested.cancelled().await;
+                tokio::time::sleep(grace).await;
+                abandon.cancel();
+            }
+        });
         let mut backoff = Backoff::reconnecting();
-        while !stop.requested.is_cancelled() {
-            match self.round(&mut hand, &stop.requested).await {
+        // What is sent must be recorded: without a recorder nothing more is taken, and the process ends.
+        while !stop.requested.is_cancelled() && !recording.is_finished() {
+            let round = tokio::select! {
+                round = self.round(&mut hand, &stop.requested) => round,
+                () = abandon.cancelled() => break,
+            };
+            match round {
                 Ok(()) => {
                     backoff.reset();
                     self.health.moved(PART);
@@ -153,17 +179,13 @@ impl<Q: Queue> Consumer<Q> {
                 }
             }
         }
-        self.finish(hand, recording, stop.grace).await;
+        self.finish(hand, recording, acknowledging).await;
+        grace.abort();
     }
 
-    /// Receives what fits into the free slots, takes the rows, and starts to send them. Only the wait for slots is cut
-    /// short by a stop: a read or a take that was dropped half-way would leave rows to their leases.
+    /// Receives what fits into the free slots, takes the rows, and starts to send them.
     async fn round(&self, hand: &mut Hand, stop: &CancellationToken) -> anyhow::Result<()> {
-        if let Some(noticed) = hand.owes_release {
-            let released = self.store.release_hints(self.hint_lease, noticed).await?;
-            hand.owes_release = None;
-            tracing::info!(released, "the queue may have lost hints; gave back their leases");
-        }
+        self.store.renew_lost_hints(&mut hand.hints_lost, self.hint_lease).await?;
         if let Some(suspect) = hand.suspects.front().cloned() {
             if hand.free(self.concurrency, stop).await {
                 self.take(hand, &[suspect], true).await?;
@@ -179,11 +201,11 @@ impl<Q: Queue> Consumer<Q> {
         let free = hand.slots.available_permits();
         if hand.received.is_empty() {
             let received = self.queue.receive(free, self.block).await?;
-            hand.owes_release = received.hints_lost.or(hand.owes_release);
+            hand.hints_lost = received.hints_lost.or(hand.hints_lost);
             hand.received.extend(received.hints);
         }
         let hints: Vec<Hint> = hand.received.iter().take(free).cloned().collect();
-        if !hints.is_empty() {
+        if !hints.is_empty() && !stop.is_cancelled() {
             self.take(hand, &hints, false).await?;
             hand.received.drain(..hints.len());
         }
@@ -192,75 +214,92 @@ impl<Q: Queue> Consumer<Q> {
 
     /// Judges the rows of these hints: starts the sends, and drops, keeps or puts aside the other hints.
     async fn take(&self, hand: &mut Hand, hints: &[Hint], alone: bool) -> anyhow::Result<()> {
-        let ids: Vec<_> = hints.iter().map(|hint| hint.event_id).collect();
+        let mut receipts: HashMap<Uuid, Vec<Receipt>> = HashMap::new();
+        for hint in hints {
+            receipts.entry(hint.event_id).or_default().push(hint.receipt.clone());
+        }
+        let ids: Vec<Uuid> = receipts.keys().copied().collect();
         // The lease is measured from before the statement, and so ends here a little before it ends there.
         let deadline = Instant::now() + self.send_lease;
-        let taken = self.store.take(&ids, self.send_lease, alone).await?;
-        let mut unneeded: Vec<&Hint> = hints.iter().collect();
-        let mut receipts_of = |id| {
-            let (mine, others) = unneeded.iter().partition(|hint| hint.event_id == id);
-            unneeded = others;
-            let mine: Vec<&Hint> = mine;
-            mine
-        };
-        for verdict in taken {
+        for verdict in self.store.take(&ids, self.send_lease, alone).await? {
             match verdict {
                 Taken::Event(event) => {
-                    let receipts = receipts(&receipts_of(event.id));
-                    let permit = hand.slots.clone().try_acquire_owned()?;
+                    let receipts = receipts.remove(&event.id).unwrap_or_default();
+                    let slot = hand.slots.clone().try_acquire_owned()?;
                     let key = Key { id: event.id, replay_count: event.replay_count, attempt: event.attempt };
                     let sending = self.sender.clone().send(*event, key, deadline, hand.abandon.clone());
                     let done = hand.done.clone();
                     self.metrics.in_hand.inc();
                     hand.sends.spawn(async move {
                         let sent = sending.await;
-                        // The recorder outlives every send.
-                        drop(done.send(Done { key, sent, receipts, slot: Some(permit) }));
+                        // The recorder outlives every send, but for a panic, which ends the process.
+                        let _ = done.send(Done { key, sent, receipts, slot: Some(slot) });
                     });
                 }
                 Taken::Unreadable { key, error } => {
-                    let receipts = receipts(&receipts_of(key.id));
+                    let receipts = receipts.remove(&key.id).unwrap_or_default();
                     let sent = send::Sent::unsent(Outcome::Failed { error, response: None });
                     self.metrics.in_hand.inc();
-                    drop(hand.done.send(Done { key, sent, receipts, slot: None }));
+                    let _ = hand.done.send(Done { key, sent, receipts, slot: None });
                 }
+                // Its hint is not needed any more: the dead letter comes from the row.
                 Taken::Failed { id, channel, template_id, trace_id, error } => {
                     let trace_id = trace_id.as_deref().unwrap_or_default();
                     tracing::error!(event_id = %id, template_id, trace_id, error, "failed");
                     self.metrics.recorded(&channel, self.sender.known(&template_id), "failed");
                 }
-                Taken::Alone(id) => hand.suspects.extend(receipts_of(id).into_iter().take(1).cloned()),
+                Taken::Alone(id) => {
+                    let receipt = receipts.remove(&id).and_then(|mut receipts| receipts.pop());
+                    hand.suspects.extend(receipt.map(|receipt| Hint { event_id: id, receipt }));
+                }
                 // Its hint stays pending, and is looked at again when its send lease may have run out.
-                Taken::Busy(id) => drop(receipts_of(id)),
+                Taken::Busy(id) => drop(receipts.remove(&id)),
             }
         }
-        let skipped: Vec<Receipt> = receipts(&unneeded);
+        let skipped: Vec<Receipt> = receipts.into_values().flatten().collect();
         self.metrics.duplicate_hints.inc_by(skipped.len() as u64);
-        self.queue.ack(&skipped).await?;
+        let _ = hand.acks.send(skipped);
         Ok(())
     }
 
-    /// Waits for the sends in hand, gives back those that take too long, and has everything recorded.
-    async fn finish(&self, hand: Hand, recording: tokio::task::JoinHandle<()>, grace: Duration) {
-        let Hand { sends, done, abandon, .. } = hand;
+    /// Gives back what was not begun, waits for the sends in hand until they are abandoned, and has everything recorded.
+    async fn finish(&self, hand: Hand, recording: JoinHandle<()>, acknowledging: JoinHandle<()>) {
+        let Hand { received, suspects, sends, done, acks, abandon, .. } = hand;
         sends.close();
         if !sends.is_empty() {
             tracing::info!(in_hand = sends.len(), "finishing what is in hand");
         }
-        if tokio::time::timeout(grace, sends.wait()).await.is_err() {
-            tracing::warn!(in_hand = sends.len(), "the grace period is over; giving back what is in hand");
-            abandon.cancel();
-            sends.wait().await;
+        let (ids, receipts): (Vec<Uuid>, Vec<Receipt>) =
+            received.into_iter().chain(suspects).map(|hint| (hint.event_id, hint.receipt)).unzip();
+        if !ids.is_empty() && self.store.give_back(&ids).await.is_ok() {
+            let _ = acks.send(receipts);
         }
-        drop(done);
-        if tokio::time::timeout(RECORD_GRACE, recording).await.is_err() {
+        tokio::select! {
+            () = sends.wait() => {}
+            () = abandon.cancelled() => {
+                tracing::warn!(in_hand = sends.len(), "the grace period is over; giving back what is in hand");
+                sends.wait().await;
+            }
+        }
+        drop((done, acks));
+        if tokio::time::timeout(LAST_WORDS, recording).await.is_err() {
             tracing::error!("could not record all outcomes in time; their send leases will run out");
         }
+        // What is not acknowledged is skipped by whoever gets it.
+        let _ = tokio::time::timeout(LAST_WORDS, acknowledging).await;
     }
 }
 
-fn receipts(hints: &[&Hint]) -> Vec<Receipt> {
-    hints.iter().map(|hint| hint.receipt.clone()).collect()
+/// Acknowledges hints, as many at a time as have come together. Nobody waits for it, and a failure is harmless: a hint
+/// that is still there is skipped later.
+async fn acknowledge<Q: Queue>(queue: Arc<Q>, mut receipts: mpsc::UnboundedReceiver<Vec<Receipt>>) {
+    let mut batches = Vec::new();
+    while receipts.recv_many(&mut batches, 256).await > 0 {
+        let receipts: Vec<Receipt> = batches.drain(..).flatten().collect();
+        if let Err(error) = queue.ack(&receipts).await {
+            tracing::debug!(%error, hints = receipts.len(), "acknowledging failed");
+        }
+    }
 }
 
 /// A place among the sends at the same time; freed when the outcome is recorded.

@@ -17,8 +17,11 @@ pub use tls::Tls;
 /// How long connecting may take, DNS and TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest run of one statement. Dropping a query's future does not stop it on the server; this does.
+/// Longest run of one statement on the server. Dropping a query's future does not stop it there; this does.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Longest wait for a statement here: the server may not answer at all, though its host acknowledges every packet.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(18);
 
 /// Whether a commit waits for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +85,11 @@ impl Database {
             .create_timeout(Some(CONNECT_TIMEOUT))
             .post_create(Hook::async_fn(move |client, _| {
                 Box::pin(async move {
-                    client.batch_execute(&session(durability)).await.map_err(HookError::Backend)?;
-                    Ok(())
+                    let settings = session(durability);
+                    match tokio::time::timeout(CONNECT_TIMEOUT, client.batch_execute(&settings)).await {
+                        Ok(set) => set.map_err(HookError::Backend),
+                        Err(_) => Err(HookError::message("PostgreSQL does not answer")),
+                    }
                 })
             }))
             .build()
@@ -125,24 +131,44 @@ pub fn session(durability: Durability) -> String {
          set idle_in_transaction_session_timeout = {statement_ms}; \
          set jit = off; \
          set timezone = 'UTC'; \
+         do $$ begin \
+             if current_setting('server_version_num')::int >= 140000 then set idle_session_timeout = 0; end if; \
+         end $$; \
          set client_min_messages = warning",
         statement_ms = STATEMENT_TIMEOUT.as_millis()
     )
 }
 
-/// Errors that another try may not meet, because a deadlock or a conflict had to be broken.
-pub fn is_conflict(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE))
+/// What a failed statement means for trying it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was broken off for the sake of another, or of its own time limit: try again at once.
+    Conflict,
+    /// The server is away, starting, read-only, or misses something: the same statement may succeed later.
+    Wait,
+    /// The values themselves are refused: no later try can succeed.
+    Refused,
 }
 
-/// Whether waiting can help: the server is away, starting, or out of connections, rather than refusing for good.
-pub fn is_unavailable(error: &tokio_postgres::Error) -> bool {
-    match error.code() {
-        None => true,
-        Some(code) => {
-            let class = &code.code()[..2];
-            // 08 connection, 53 resources, 57 operator intervention (shutdown, starting up), 58 system error
-            ["08", "53", "57", "58"].contains(&class)
-        }
+/// Judges a failure by the SQLSTATE in its chain of causes; none means that the server was not reached.
+pub fn verdict(error: &anyhow::Error) -> Verdict {
+    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
+    match code.map(SqlState::code) {
+        Some("40P01" | "40001") => Verdict::Conflict,
+        // data exception, integrity constraint violation, program limit exceeded
+        Some(code) if ["22", "23", "54"].contains(&&code[..2]) => Verdict::Refused,
+        _ => Verdict::Wait,
     }
+}
+
+/// Whether the server refuses this client for good, rather than being away: a password, a database, a right.
+pub fn refuses_for_good(error: &anyhow::Error) -> bool {
+    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
+    // invalid authorization, invalid catalog name, syntax or access rule
+    code.is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
+}
+
+/// Whether the connection leads to a server that cannot do the work: a standby, or a primary that was demoted.
+pub fn is_read_only(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
 }

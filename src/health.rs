@@ -29,7 +29,8 @@ pub struct Health {
 struct Part {
     /// A part that has not been round its loop for this long is stuck.
     stale_after: Duration,
-    moved_at: Instant,
+    /// None: it has not started yet.
+    moved_at: Option<Instant>,
     fault: Option<(Instant, String)>,
 }
 
@@ -38,15 +39,15 @@ impl Health {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A part exists, and goes round its loop at least this often.
+    /// A part will start, and then go round its loop at least this often.
     pub fn expect(&self, part: &'static str, stale_after: Duration) {
-        self.parts().insert(part, Part { stale_after, moved_at: Instant::now(), fault: None });
+        self.parts().insert(part, Part { stale_after, moved_at: None, fault: None });
     }
 
     /// A part went round its loop.
     pub fn moved(&self, part: &'static str) {
         if let Some(part) = self.parts().get_mut(part) {
-            part.moved_at = Instant::now();
+            part.moved_at = Some(Instant::now());
             part.fault = None;
         }
     }
@@ -74,10 +75,16 @@ impl Health {
             Some((since, why)) if since.elapsed() >= FAULT_PATIENCE => {
                 Some(format!("{name}: {why} (for {} s)", since.elapsed().as_secs()))
             }
-            _ if part.moved_at.elapsed() >= part.stale_after => {
-                Some(format!("{name}: no progress for {} s", part.moved_at.elapsed().as_secs()))
-            }
-            _ => None,
+            fault => match part.moved_at {
+                None => Some(match fault {
+                    Some((_, why)) => format!("{name}: {why}"),
+                    None => format!("{name}: starting"),
+                }),
+                Some(moved_at) if moved_at.elapsed() >= part.stale_after => {
+                    Some(format!("{name}: no progress for {} s", moved_at.elapsed().as_secs()))
+                }
+                Some(_) => None,
+            },
         };
         self.parts().iter().filter_map(complain).collect()
     }
@@ -157,6 +164,9 @@ mod tests {
         let health = Health::default();
         health.expect("relay", Duration::from_secs(60));
         health.expect("consumer", Duration::ZERO);
+        assert_eq!(health.complaints(), ["consumer: starting", "relay: starting"]);
+        health.moved("relay");
+        health.moved("consumer");
         assert_eq!(health.complaints(), ["consumer: no progress for 0 s"]);
     }
 
@@ -164,6 +174,7 @@ mod tests {
     fn a_fault_is_news_once_and_forgotten_when_the_part_moves() {
         let health = Health::default();
         health.expect("relay", Duration::from_secs(60));
+        health.moved("relay");
         assert!(health.stuck("relay", "Redis is away"));
         assert!(!health.stuck("relay", "Redis is away"));
         assert!(health.stuck("relay", "Redis is full"));

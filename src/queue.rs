@@ -70,7 +70,7 @@ pub struct Message {
 pub struct Published {
     /// For each message, in order: none where it was accepted, else why it was refused.
     pub refused: Vec<Option<String>>,
-    /// How many more hints fit before the queue is full.
+    /// How many more hints fit before the queue is full; told where hints are published.
     pub room: usize,
     /// The queue may have lost hints that it had accepted before this moment; told once.
     pub hints_lost: Option<Instant>,

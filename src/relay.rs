@@ -42,7 +42,7 @@ pub struct Relay<Q> {
     /// How many hints fit into the queue; none until it was asked, and after it failed.
     room: Option<usize>,
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
-    owes_release: Option<std::time::Instant>,
+    hints_lost: Option<std::time::Instant>,
     full_since: Option<Instant>,
 }
 
@@ -57,7 +57,24 @@ enum Pass {
     Full,
 }
 
+/// What comes after a pass.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Another pass.
+    AtOnce,
+    /// Another pass after this pause, whatever is notified.
+    After(Duration),
+    /// Another pass when something is notified, or after this time.
+    Woken(Duration),
+}
+
 impl<Q: Queue> Relay<Q> {
+    /// Registers the relay with the health of its process.
+    pub fn expect(health: &Health, config: &config::Relay) {
+        // A pass may wait for a few statements and replies beyond the poll interval.
+        health.expect(PART, config.poll_interval + Duration::from_secs(60));
+    }
+
     /// A relay; its store's connections may commit asynchronously.
     pub fn new(
         store: Store,
@@ -68,10 +85,8 @@ impl<Q: Queue> Relay<Q> {
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        // A pass may wait for one statement and one reply beyond the poll interval.
-        health.expect(PART, config.poll_interval + Duration::from_secs(30));
         Self {
-            waker: Waker::new(database, config.poll_interval),
+            waker: Waker::new(database, store.clone(), config.poll_interval),
             store,
             queue,
             hint_lease: hints.hint_lease,
@@ -79,7 +94,7 @@ impl<Q: Queue> Relay<Q> {
             health,
             metrics,
             room: None,
-            owes_release: None,
+            hints_lost: None,
             full_since: None,
         }
     }
@@ -89,16 +104,23 @@ impl<Q: Queue> Relay<Q> {
         let mut backoff = Backoff::reconnecting();
         while !stop.is_cancelled() {
             match self.round().await {
-                Ok(sleep) => {
+                Ok(next) => {
                     backoff.reset();
-                    if let Some(longest) = sleep {
-                        tokio::select! {
-                            () = self.waker.wait(longest) => {}
-                            () = stop.cancelled() => {}
+                    let pause = async {
+                        match next {
+                            Next::AtOnce => {}
+                            Next::After(pause) => tokio::time::sleep(pause).await,
+                            Next::Woken(longest) => self.waker.wait(longest).await,
                         }
+                    };
+                    tokio::select! {
+                        () = pause => {}
+                        () = stop.cancelled() => {}
                     }
                 }
                 Err(error) => {
+                    // Nobody needs to notify a relay that cannot work.
+                    self.waker.stand_up().await;
                     let delay = backoff.next_delay();
                     let why = format!("{error:#}");
                     if self.health.stuck(PART, &why) {
@@ -114,23 +136,24 @@ impl<Q: Queue> Relay<Q> {
         self.waker.stand_up().await;
     }
 
-    /// One pass, and how long to sleep after it at most; none: not at all.
-    async fn round(&mut self) -> anyhow::Result<Option<Duration>> {
+    /// One pass, and what comes after it.
+    async fn round(&mut self) -> anyhow::Result<Next> {
         match self.pass().await? {
             Pass::Moved => {
                 self.health.moved(PART);
                 self.full_since = None;
                 self.waker.stand_up().await;
-                Ok(None)
+                Ok(Next::AtOnce)
             }
             Pass::Full => {
+                self.waker.stand_up().await;
                 let since = *self.full_since.get_or_insert_with(Instant::now);
                 if since.elapsed() < FULL_PATIENCE {
                     self.health.moved(PART);
                 } else if self.health.stuck(PART, "the stream is full: no consumer keeps up") {
                     tracing::warn!("the stream is full and stays so: no consumer keeps up");
                 }
-                Ok(Some(FULL_INTERVAL))
+                Ok(Next::After(FULL_INTERVAL))
             }
             Pass::Nothing => {
                 self.health.moved(PART);
@@ -138,21 +161,17 @@ impl<Q: Queue> Relay<Q> {
                 // The lock comes first and the last look second: a row committed before the lock was had is seen by
                 // the look, and who commits one after it notifies.
                 if self.waker.lie_down().await {
-                    return Ok(None);
+                    return Ok(Next::AtOnce);
                 }
                 let next_due = self.store.next_due().await?;
-                Ok(Some(self.waker.longest_sleep(next_due)))
+                Ok(Next::Woken(self.waker.longest_sleep(next_due)))
             }
         }
     }
 
     /// Claims one batch of due rows and hands it to the queue.
     async fn pass(&mut self) -> anyhow::Result<Pass> {
-        if let Some(noticed) = self.owes_release {
-            let released = self.store.release_hints(self.hint_lease, noticed).await?;
-            self.owes_release = None;
-            tracing::info!(released, "the queue may have lost hints; gave back their leases");
-        }
+        self.store.renew_lost_hints(&mut self.hints_lost, self.hint_lease).await?;
         // Nothing is claimed for a queue that is not known to be there.
         let room = match self.room {
             Some(room) if room > 0 => room,
@@ -191,7 +210,7 @@ impl<Q: Queue> Relay<Q> {
             self.store.give_back(&refused).await?;
             // Refused because the stream is gone: it has been made again, and the next pass renews all hints.
             anyhow::ensure!(
-                self.owes_release.is_some(),
+                self.hints_lost.is_some(),
                 "{} of {} hints were refused: {why}",
                 refused.len(),
                 messages.len()
@@ -226,8 +245,10 @@ impl<Q: Queue> Relay<Q> {
     async fn publish(&mut self, topic: Topic, messages: &[Message]) -> anyhow::Result<(Vec<Option<String>>, usize)> {
         match self.queue.publish(topic, messages).await {
             Ok(published) => {
-                self.owes_release = published.hints_lost.or(self.owes_release);
-                self.room = Some(published.room);
+                self.hints_lost = published.hints_lost.or(self.hints_lost);
+                if topic == Topic::Hints {
+                    self.room = Some(published.room);
+                }
                 Ok((published.refused, published.room))
             }
             Err(error) => {

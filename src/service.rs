@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use deadpool_postgres::{Pool, PoolError};
+use deadpool_postgres::Pool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -24,6 +24,9 @@ use crate::queue::redis::RedisQueue;
 use crate::relay::Relay;
 use crate::store::Store;
 use crate::template::Templates;
+
+/// The name in health of what must be there before the parts start.
+const DATABASE: &str = "database";
 
 /// Connections of the relay beside the one it listens on: a pass uses one at a time, a scrape another.
 const RELAY_CONNECTIONS: usize = 2;
@@ -70,6 +73,13 @@ impl Service {
             }
             None => None,
         };
+        health.expect(DATABASE, Duration::MAX);
+        if let Some(config) = &self.relay {
+            Relay::<RedisQueue>::expect(&health, config);
+        }
+        if let Some((config, _, _)) = &self.consumer {
+            Consumer::<RedisQueue>::expect(&health, config, &self.queue);
+        }
         let listener = match self.service.http_addr {
             HttpAddr::Off => None,
             HttpAddr::At(addr) => Some(TcpListener::bind(addr).await.with_context(|| {
@@ -163,33 +173,23 @@ async fn wait_for_schema(
     health: &Health,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    const PART: &str = "database";
-    health.expect(PART, Duration::MAX);
     let mut backoff = Backoff::reconnecting();
     loop {
         let Err(error) = migrations::check(pool).await else {
-            health.moved(PART);
+            health.moved(DATABASE);
             return Ok(true);
         };
-        if !can_wait(&error) {
+        if db::refuses_for_good(&error) || error.downcast_ref::<BadConfiguration>().is_some() {
             return Err(error.context(format!("PostgreSQL at {}", database.place())));
         }
         let why = format!("cannot reach PostgreSQL at {}: {error:#}", database.place());
-        if health.stuck(PART, &why) {
+        if health.stuck(DATABASE, &why) {
             tracing::warn!("{why}; trying again until it answers");
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next_delay()) => {}
             () = stop.cancelled() => return Ok(false),
         }
-    }
-}
-
-fn can_wait(error: &anyhow::Error) -> bool {
-    let cause = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
-    match (cause, error.downcast_ref::<PoolError>()) {
-        (Some(cause), _) => db::is_unavailable(cause),
-        (None, pool) => pool.is_some(),
     }
 }
 

@@ -1,14 +1,15 @@
 //! The rows: every statement of the protocol, each a file in `sql/queries`.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::db;
+use crate::db::{self, ANSWER_TIMEOUT, Verdict};
 use crate::event::{Event, Outcome};
 use crate::queue::Message;
 
@@ -91,6 +92,22 @@ pub struct Recorded<'a> {
     pub robot: Option<&'a str>,
 }
 
+/// Which outcomes of a record counted.
+#[derive(Debug)]
+pub struct Counts {
+    counted: HashSet<(Uuid, i32)>,
+    busy: HashSet<(Uuid, i32)>,
+}
+
+impl Counts {
+    /// Whether this take's outcome counted: it did not where another consumer, a replay or a cancellation came first.
+    /// None: a transaction holds the row, so it is not known yet.
+    pub fn of(&self, key: Key) -> Option<bool> {
+        let take = (key.id, key.attempt);
+        (!self.busy.contains(&take)).then(|| self.counted.contains(&take))
+    }
+}
+
 /// What is due and not hinted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Backlog {
@@ -128,7 +145,7 @@ impl Store {
 
     /// Gives back every hint lease that was given before the queue was `noticed` to have lost hints. Returns how many
     /// there were.
-    pub async fn release_hints(&self, hint_lease: Duration, noticed: Instant) -> anyhow::Result<i64> {
+    async fn release_hints(&self, hint_lease: Duration, noticed: Instant) -> anyhow::Result<i64> {
         let mut total = 0;
         loop {
             let query = query!("release_hints");
@@ -170,9 +187,8 @@ impl Store {
         Ok(rows.first().is_some_and(|row| row.get("holds")))
     }
 
-    /// Records what became of many takes. Returns the ids of those that counted: the others were overtaken by another
-    /// consumer, a replay or a cancellation.
-    pub async fn record(&self, outcomes: &[Recorded<'_>]) -> anyhow::Result<Vec<Uuid>> {
+    /// Records what became of many takes, and says which of them counted.
+    pub async fn record(&self, outcomes: &[Recorded<'_>]) -> anyhow::Result<Counts> {
         fn column<'a, T>(outcomes: &'a [Recorded<'a>], of: impl Fn(&'a Recorded<'a>) -> T) -> Vec<T> {
             outcomes.iter().map(of).collect()
         }
@@ -187,7 +203,11 @@ impl Store {
         let parameters: &[&(dyn ToSql + Sync)] =
             &[&ids, &replay_counts, &attempts, &kinds, &errors, &responses, &delays, &robots];
         let rows = self.rows("record", query!("record"), parameters).await?;
-        Ok(rows.iter().map(|row| row.get("id")).collect())
+        let with = |verdict: &str| {
+            let rows = rows.iter().filter(|row| row.get::<_, &str>("verdict") == verdict);
+            rows.map(|row| (row.get("id"), row.get("attempt"))).collect()
+        };
+        Ok(Counts { counted: with("counted"), busy: with("busy") })
     }
 
     /// What is due and not hinted, counted up to `limit` rows.
@@ -199,16 +219,46 @@ impl Store {
         }))
     }
 
+    /// Whether a notification with this payload could be sent, on a connection of the pool.
+    pub async fn notify(&self, channel: &str, payload: &str) -> anyhow::Result<()> {
+        self.rows("notify", "select pg_notify($1, $2)", &[&channel, &payload]).await.map(drop)
+    }
+
+    /// Gives back the leases of hints that a queue has lost, where it has, and remembers that it did.
+    pub async fn renew_lost_hints(&self, lost: &mut Option<Instant>, hint_lease: Duration) -> anyhow::Result<()> {
+        if let Some(noticed) = *lost {
+            let released = self.release_hints(hint_lease, noticed).await?;
+            tracing::info!(released, "the queue may have lost hints; gave back their leases");
+            *lost = None;
+        }
+        Ok(())
+    }
+
     async fn rows(&self, step: &str, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> anyhow::Result<Vec<Row>> {
         let mut tries = 1;
         loop {
-            let client = self.pool.get().await.with_context(|| format!("{step}: connecting to PostgreSQL"))?;
-            let statement = client.prepare_cached(query).await.with_context(|| step.to_owned())?;
-            match client.query(&statement, parameters).await {
-                Err(error) if db::is_conflict(&error) && tries < CONFLICT_TRIES => tries += 1,
-                result => return result.with_context(|| step.to_owned()),
+            match self.try_rows(query, parameters).await.with_context(|| step.to_owned()) {
+                Err(error) if db::verdict(&error) == Verdict::Conflict && tries < CONFLICT_TRIES => tries += 1,
+                result => return result,
             }
         }
+    }
+
+    /// One try, within a time that bounds every step. A connection that does not answer, or leads to a server that
+    /// cannot do the work, is not used again.
+    async fn try_rows(&self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> anyhow::Result<Vec<Row>> {
+        let client = self.pool.get().await.context("connecting to PostgreSQL")?;
+        let answer = async {
+            let statement = client.prepare_cached(query).await?;
+            client.query(&statement, parameters).await
+        };
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+        match &answer {
+            Ok(Err(error)) if db::is_read_only(error) => drop(Object::take(client)),
+            Ok(_) => {}
+            Err(_) => drop(Object::take(client)),
+        }
+        Ok(answer.context("PostgreSQL does not answer")??)
     }
 }
 

@@ -1,14 +1,19 @@
--- give_back: a hint that did not reach the queue gives its lease back, so that the row is due again at once.
--- $1 ids. A row that waits for its robot keeps its slot.
-update notification_events e
-set hinted_until = null
-from (
-    select id
-    from notification_events
-    where id = any($1)
-      and completed_at is null
-      and waiting_since is null
-    order by seq
-    for update
-) mine
-where e.id = mine.id
+-- give_back: hints that did not reach the queue, or were received and not taken, give their leases back: their rows
+-- are due again at once.
+-- $1 ids. A row that waits for its robot keeps its slot, and one that a transaction holds keeps its lease.
+with given_back as (
+    update notification_events e
+    set hinted_until = null
+    from (
+        select id
+        from notification_events
+        where id = any($1)
+          and completed_at is null
+          and waiting_since is null
+        order by seq
+        for update skip locked
+    ) mine
+    where e.id = mine.id
+    returning e.id
+)
+select notification_wake_relay() from given_back limit 1

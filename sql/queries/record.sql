@@ -4,21 +4,33 @@
 -- released (uses none, due at once).
 -- Only the row's own generation counts. A success wins unless the row is already complete, or was cancelled during the
 -- send; everything else counts only while this take still holds the row.
+-- Verdicts: counted; busy (a transaction holds the row: try again). An outcome that does not come back does not count.
 with outcome as (
-    select *
+    -- Two takes of one row may end in one batch: a success is the one to keep.
+    select distinct on (id, replay_count) *
     from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::double precision[],
                 $8::text[])
         as o (id, replay_count, attempt, kind, error, response, delay, robot)
+    order by id, replay_count, kind = 'delivered' desc, attempt desc
+), counting as (
+    select o.*, e.seq
+    from outcome o
+    join notification_events e on e.id = o.id and e.replay_count = o.replay_count
+    where case o.kind
+              when 'delivered' then e.completed_at is null or e.status = 'cancelled'
+              else e.status = 'delivering' and e.attempt = o.attempt
+          end
 ), locked as (
-    select e.id, o.kind, o.error, o.response, o.delay, o.robot
+    -- Judged once more on the locked row, which may be newer than the one seen above.
+    select o.*
     from notification_events e
-    join outcome o on o.id = e.id and o.replay_count = e.replay_count
+    join counting o on o.id = e.id and o.replay_count = e.replay_count
     where case o.kind
               when 'delivered' then e.completed_at is null or e.status = 'cancelled'
               else e.status = 'delivering' and e.attempt = o.attempt
           end
     order by e.seq
-    for update of e
+    for update of e skip locked
 ), recorded as (
     update notification_events e
     set status = case kind when 'delivered' then 'delivered' when 'failed' then 'failed' else 'pending' end,
@@ -34,15 +46,17 @@ with outcome as (
         waiting_since = case kind when 'wait' then now() end,
         sending_until = null,
         lost_leases = case kind when 'released' then e.lost_leases else 0 end,
-        last_error = coalesce(error, e.last_error),
+        last_error = coalesce(locked.error, e.last_error),
         response = coalesce(locked.response, e.response),
         robot = coalesce(locked.robot, e.robot),
         updated_at = now()
     from locked
     where e.id = locked.id
-    returning e.id, kind
+    returning e.id, locked.attempt, kind
 ), woken as (
     -- A sleeping relay does not know of the new due time, nor of the dead letter.
     select notification_wake_relay() from recorded where kind <> 'delivered' limit 1
 )
-select recorded.id, (select count(*) from woken) as woken from recorded
+select 'counted' as verdict, id, attempt, (select count(*) from woken) as woken from recorded
+union all
+select 'busy', id, attempt, 0 from counting where id not in (select id from locked)

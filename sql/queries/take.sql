@@ -18,6 +18,8 @@ with locked as (
       and completed_at is null
       and failed_at is null
       and scheduled_at <= now()
+      -- An old hint must not cut short the wait for a robot.
+      and (waiting_since is null or hinted_until <= now())
       and (status = 'pending' or sending_until < now())
     order by seq
     for update skip locked
@@ -59,4 +61,5 @@ where e.id = any($1)
   and e.completed_at is null
   and e.failed_at is null
   and e.scheduled_at <= now()
+  and (e.waiting_since is null or e.hinted_until <= now())
   and (locked.id is null or locked.verdict = 'alone')

@@ -1,20 +1,29 @@
-//! Recording outcomes and acknowledging hints, as many at a time as have ended in the meantime.
+//! Recording outcomes, as many at a time as have ended in the meantime.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
 use super::Slot;
 use super::send::Sent;
 use crate::backoff::Backoff;
-use crate::db;
+use crate::db::{self, Verdict};
 use crate::event::Outcome;
+use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::queue::{Queue, Receipt};
-use crate::store::{Key, Recorded, Store};
+use crate::queue::Receipt;
+use crate::store::{Counts, Key, Recorded, Store};
+
+/// The recorder's name in health.
+pub(super) const RECORDER: &str = "recorder";
 
 /// Most outcomes of one statement.
 const BATCH: usize = 256;
+
+/// Outcomes that wait longer than this for their rows are for people to know of.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A take that has ended.
 #[derive(Debug)]
@@ -28,71 +37,106 @@ pub(super) struct Done {
     pub slot: Option<Slot>,
 }
 
-/// Writes outcomes down. A lone one is written at once; those that end while a statement runs share the next one.
-pub(super) struct Recorder<Q> {
+/// Writes outcomes down, and then lets go of their hints. A lone one is written at once; those that end while a
+/// statement runs share the next one. One whose row is held by somebody's transaction is put aside, and holds up none.
+pub(super) struct Recorder {
     store: Store,
-    queue: Arc<Q>,
+    acks: UnboundedSender<Vec<Receipt>>,
+    health: Arc<Health>,
     metrics: Arc<Metrics>,
+    aside: Vec<Done>,
+    aside_since: Instant,
+    again: Backoff,
 }
 
-impl<Q: Queue> Recorder<Q> {
-    pub(super) fn new(store: Store, queue: Arc<Q>, metrics: Arc<Metrics>) -> Self {
-        Self { store, queue, metrics }
+impl Recorder {
+    pub(super) fn new(
+        store: Store,
+        acks: UnboundedSender<Vec<Receipt>>,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        health.expect(RECORDER, Duration::MAX);
+        health.moved(RECORDER);
+        let again = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        Self { store, acks, health, metrics, aside: Vec::new(), aside_since: Instant::now(), again }
     }
 
     /// Runs until every sender of outcomes is gone and all of them are recorded.
-    pub(super) async fn run(self, mut ended: UnboundedReceiver<Done>) {
+    pub(super) async fn run(mut self, mut ended: UnboundedReceiver<Done>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while ended.recv_many(&mut batch, BATCH).await > 0 {
-            self.record(&batch).await;
-            let receipts: Vec<Receipt> = batch.iter().flat_map(|done| done.receipts.iter().cloned()).collect();
-            // An acknowledgement that fails leaves a hint that is skipped later.
-            if let Err(error) = self.queue.ack(&receipts).await {
-                tracing::debug!(%error, hints = receipts.len(), "acknowledging failed");
+        loop {
+            let open = tokio::select! {
+                received = ended.recv_many(&mut batch, BATCH) => received > 0,
+                () = tokio::time::sleep(self.again.next_delay()), if !self.aside.is_empty() => true,
+            };
+            if !open && self.aside.is_empty() {
+                return;
             }
-            self.metrics.in_hand.dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
-            batch.clear();
+            if !open {
+                tokio::time::sleep(self.again.next_delay()).await;
+            }
+            batch.append(&mut self.aside);
+            let ended = std::mem::take(&mut batch);
+            self.record(ended).await;
+            match self.aside.is_empty() {
+                true => {
+                    self.health.moved(RECORDER);
+                    self.again.reset();
+                    self.aside_since = Instant::now();
+                }
+                false if self.aside_since.elapsed() >= PATIENCE => {
+                    let ids: Vec<_> = self.aside.iter().map(|done| done.key.id).collect();
+                    let why = format!("{} outcomes cannot be recorded: transactions hold their rows", ids.len());
+                    if self.health.stuck(RECORDER, &why) {
+                        tracing::warn!(?ids, "{why}");
+                    }
+                }
+                false => {}
+            }
         }
     }
 
-    async fn record(&self, batch: &[Done]) {
-        match self.write(batch).await {
-            Ok(counted) => {
+    async fn record(&mut self, batch: Vec<Done>) {
+        match self.write(&batch).await {
+            Ok(counts) => {
                 for done in batch {
-                    let counts = counted.contains(&done.key.id);
-                    self.count(done, counts);
-                    log(done, counts);
+                    match counts.of(done.key) {
+                        Some(counted) => self.recorded(done, counted),
+                        None => self.aside.push(done),
+                    }
                 }
             }
             // One outcome that PostgreSQL refuses must not keep the others from being recorded.
             Err(_) if batch.len() > 1 => {
                 for done in batch {
-                    Box::pin(self.record(std::slice::from_ref(done))).await;
+                    Box::pin(self.record(vec![done])).await;
                 }
             }
             Err(error) => {
-                let ids: Vec<_> = batch.iter().map(|done| done.key.id).collect();
-                tracing::error!(
-                    ?ids,
-                    error = format!("{error:#}"),
-                    "the outcome cannot be recorded; its send lease will run out"
-                );
+                for done in batch {
+                    let error = format!("{error:#}");
+                    tracing::error!(event_id = %done.key.id, error, "the outcome is refused; its send lease will run out");
+                    self.metrics.in_hand.dec();
+                }
             }
         }
     }
 
-    /// Tries while the database is away: the outcomes are all there is to tell that messages were sent.
-    async fn write(&self, batch: &[Done]) -> anyhow::Result<Vec<uuid::Uuid>> {
-        let outcomes: Vec<Recorded> = batch
+    /// Tries until the database takes or refuses them: the outcomes are all there is to tell that messages were sent.
+    async fn write(&self, batch: &[Done]) -> anyhow::Result<Counts> {
+        let outcomes: Vec<Recorded<'_>> = batch
             .iter()
             .map(|done| Recorded { key: done.key, outcome: &done.sent.outcome, robot: done.sent.robot.as_deref() })
             .collect();
         let mut backoff = Backoff::reconnecting();
         loop {
             match self.store.record(&outcomes).await {
-                Err(error) if error.downcast_ref().is_none_or(db::is_unavailable) => {
-                    let error = format!("{error:#}");
-                    tracing::warn!(error, outcomes = outcomes.len(), "recording outcomes failed; trying again");
+                Err(error) if db::verdict(&error) != Verdict::Refused => {
+                    let why = format!("recording outcomes failed: {error:#}");
+                    if self.health.stuck(RECORDER, &why) {
+                        tracing::warn!(outcomes = outcomes.len(), "{why}; trying again until it can");
+                    }
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 result => return result,
@@ -100,12 +144,16 @@ impl<Q: Queue> Recorder<Q> {
         }
     }
 
-    fn count(&self, done: &Done, counts: bool) {
-        if !counts {
-            self.metrics.leases_lost.inc();
-            return;
+    fn recorded(&self, done: Done, counted: bool) {
+        let Sent { channel, template_id, outcome, .. } = &done.sent;
+        match counted {
+            true => self.metrics.recorded(channel, template_id, outcome.kind()),
+            false => drop(self.metrics.leases_lost.inc()),
         }
-        self.metrics.recorded(&done.sent.channel, &done.sent.template_id, done.sent.outcome.kind());
+        self.metrics.in_hand.dec();
+        log(&done, counted);
+        // Whoever takes the acknowledgements outlives the recorder, but for a panic.
+        let _ = self.acks.send(done.receipts);
     }
 }
 

@@ -65,12 +65,12 @@ struct Lease<'a> {
 
 impl MaySend for Lease<'_> {
     async fn may_send(&self, needs: Duration, further: bool) -> bool {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left < needs + ConsumerConfig::LEASE_MARGIN {
+        // The first try follows the take at once; before a further one the row may have been cancelled.
+        if further && !self.store.holds(self.key).await.unwrap_or(false) {
             return false;
         }
-        // The first try follows the take at once; before a further one the row may have been cancelled.
-        !further || self.store.holds(self.key).await.unwrap_or(false)
+        // Asked last: asking the database took time.
+        self.deadline.saturating_duration_since(Instant::now()) >= needs + ConsumerConfig::LEASE_MARGIN
     }
 }
 
@@ -110,6 +110,8 @@ impl Sender {
         let lease = Lease { store: &self.store, key, deadline };
         let attempt = std::panic::AssertUnwindSafe(self.attempt(&event, &lease, &mut sent)).catch_unwind();
         let ended = tokio::select! {
+            // A send that has ended is not abandoned.
+            biased;
             ended = attempt => Some(ended),
             () = abandon.cancelled() => None,
         };

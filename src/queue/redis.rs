@@ -7,12 +7,13 @@
 mod reader;
 mod reply;
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::io::tcp::{TcpSettings, socket2};
-use ::redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, RedisError, Value, cmd, pipe};
+use ::redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, ProtocolVersion, RedisError, Value, cmd, pipe};
 use secrecy::ExposeSecret as _;
 
 use super::{MAX_PAYLOAD, Message, Published, Queue, QueueError, Receipt, Received, Topic};
@@ -63,6 +64,9 @@ impl RedisQueue {
         let tcp =
             TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(Duration::from_secs(10));
         let info = config.redis_url.expose_secret().into_connection_info().map_err(refuse)?.set_tcp_settings(tcp);
+        // The replies are read as RESP2 writes them, whatever the URL asks for.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+        let info = info.set_redis_settings(settings);
         let client = Client::open(info).map_err(refuse)?;
         let host = gethostname::gethostname().to_string_lossy().into_owned();
         Ok(Self {
@@ -155,6 +159,13 @@ impl RedisQueue {
                 Ok(())
             }
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+            // Redis refuses to create while it is out of memory, even what is there; and reading is what frees memory.
+            Err(error) if error.code() == Some("OOM") => {
+                let groups: Vec<HashMap<String, Value>> =
+                    cmd("XINFO").arg("GROUPS").arg(stream).query_async(connection).await.unwrap_or_default();
+                let named = |info: &HashMap<String, Value>| matches!(info.get("name"), Some(Value::BulkString(name)) if name == group.as_bytes());
+                if groups.iter().any(named) { Ok(()) } else { Err(error) }
+            }
             Err(error) => Err(error),
         }
     }
@@ -192,9 +203,12 @@ impl RedisQueue {
         for message in messages {
             pipeline.add_command(self.xadd(topic, message));
         }
-        pipeline.cmd("XLEN").arg(&self.settings.stream).ignore_errors();
+        if topic == Topic::Hints {
+            pipeline.cmd("XLEN").arg(&self.settings.stream);
+        }
+        pipeline.ignore_errors();
         let mut replies: Vec<Result<Value, RedisError>> = pipeline.query_async(&mut connection).await?;
-        let length = match replies.pop() {
+        let length = match replies.pop_if(|_| topic == Topic::Hints) {
             Some(reply) => ::redis::from_redis_value::<u64>(reply?)?,
             None => 0,
         };
@@ -211,7 +225,7 @@ impl RedisQueue {
             })
             .collect();
         // XLEN of a missing stream is 0: only a refused entry, or an idle probe, tells that it is gone.
-        if stream_missing || messages.is_empty() {
+        if stream_missing || messages.is_empty() && topic == Topic::Hints {
             self.ensure_group(&mut connection).await?;
         }
         let room = usize::try_from(self.settings.max_len.saturating_sub(length)).unwrap_or(usize::MAX);
@@ -258,15 +272,16 @@ impl RedisQueue {
         let mut connection = self.writer().await?;
         let ids: Vec<&str> = receipts.iter().map(|receipt| receipt.0.as_str()).collect();
         let Settings { stream, group, .. } = &self.settings;
-        // Acknowledging alone would leave the entry in the stream for ever.
+        // Deleted first: cut off in between, a deleted entry that is still pending is cleared by XAUTOCLAIM, while an
+        // acknowledged one that is still there would be in nobody's care. (MULTI is refused when memory has run out.)
         pipe()
+            .cmd("XDEL")
+            .arg(stream)
+            .arg(&ids)
+            .ignore()
             .cmd("XACK")
             .arg(stream)
             .arg(group)
-            .arg(&ids)
-            .ignore()
-            .cmd("XDEL")
-            .arg(stream)
             .arg(&ids)
             .ignore()
             .query_async(&mut connection)

@@ -10,7 +10,8 @@ use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{AsyncMessage, Client};
 
-use crate::db::{self, Database, Durability};
+use crate::db::{self, ANSWER_TIMEOUT, Database, Durability};
+use crate::store::Store;
 
 /// The wake-up lock, as in sql/migrations/V2__wake_up.sql: "postbell".
 const LOCK: i64 = 8_101_821_198_367_026_284;
@@ -32,16 +33,21 @@ pub(super) enum Lock {
     InFlight,
 }
 
-/// A connection on which a notification has been heard to come back.
+/// A connection on which a notification has been heard.
 pub(super) struct Listener {
     client: Client,
     alive: Arc<AtomicBool>,
 }
 
 impl Listener {
-    /// Connects, listens, and checks that a notification sent on this connection comes back on it. `heard` is
+    /// Connects, listens, and checks that a notification sent on another connection is heard on this one. `heard` is
     /// notified of every later one, and when the connection ends.
-    pub(super) async fn connect(database: &Database, heard: Arc<Notify>) -> anyhow::Result<Self> {
+    pub(super) async fn connect(database: &Database, store: &Store, heard: Arc<Notify>) -> anyhow::Result<Self> {
+        let connected = tokio::time::timeout(ANSWER_TIMEOUT, Self::try_connect(database, store, heard)).await;
+        connected.context("listening: PostgreSQL does not answer")?
+    }
+
+    async fn try_connect(database: &Database, store: &Store, heard: Arc<Notify>) -> anyhow::Result<Self> {
         let (client, mut connection) = database.connect().await.context("listening: connecting to PostgreSQL")?;
         let alive = Arc::new(AtomicBool::new(true));
         let (probes, mut probed) = mpsc::unbounded_channel();
@@ -54,7 +60,7 @@ impl Listener {
                         Some(Ok(AsyncMessage::Notification(notification))) => match notification.payload() {
                             "" => heard.notify_one(),
                             // The receiver is gone once the probe is over, and others' probes are nothing to us.
-                            probe => drop(probes.send((probe.to_owned(), notification.process_id()))),
+                            probe => drop(probes.send(probe.to_owned())),
                         },
                         Some(Ok(_)) => {}
                         Some(Err(error)) => {
@@ -79,23 +85,20 @@ impl Listener {
             )
             .await?;
         client.batch_execute(&format!("listen {CHANNEL}")).await?;
-        let backend: i32 = client
-            .query_one("select pg_backend_pid() from (select pg_notify($1, $2)) probe", &[&CHANNEL, &probe])
-            .await?
-            .get(0);
-        let came_back = async {
-            while let Some((payload, from)) = probed.recv().await {
+        // Sent while this connection is idle: a pooler in transaction mode has then given its session to others, and
+        // neither the notification nor a lock taken here would be this relay's.
+        store.notify(CHANNEL, &probe).await?;
+        let was_heard = async {
+            while let Some(payload) = probed.recv().await {
                 if payload == probe {
-                    return from == backend;
+                    return true;
                 }
             }
             false
         };
-        match tokio::time::timeout(PROBE_TIMEOUT, came_back).await {
+        match tokio::time::timeout(PROBE_TIMEOUT, was_heard).await {
             Ok(true) => Ok(Self { client, alive }),
-            _ => anyhow::bail!(
-                "notifications do not come back on their connection; is there a pooler in transaction mode between?"
-            ),
+            _ => anyhow::bail!("notifications are not heard; is there a pooler in transaction mode between?"),
         }
     }
 
@@ -105,8 +108,9 @@ impl Listener {
     }
 
     /// Tries to take the wake-up lock.
-    pub(super) async fn try_lock(&self) -> Result<Lock, tokio_postgres::Error> {
-        let row = self.client.query_one(include_str!("../../sql/queries/try_sleep.sql"), &[&LOCK]).await?;
+    pub(super) async fn try_lock(&self) -> anyhow::Result<Lock> {
+        let asked = self.client.query_one(include_str!("../../sql/queries/try_sleep.sql"), &[&LOCK]);
+        let row = tokio::time::timeout(ANSWER_TIMEOUT, asked).await??;
         Ok(match (row.get("taken"), row.get("another_relay_sleeps")) {
             (true, _) => Lock::Mine,
             (false, true) => Lock::AnotherRelays,
@@ -115,7 +119,9 @@ impl Listener {
     }
 
     /// Gives the wake-up lock back.
-    pub(super) async fn unlock(&self) -> Result<(), tokio_postgres::Error> {
-        self.client.execute("select pg_advisory_unlock($1)", &[&LOCK]).await.map(drop)
+    pub(super) async fn unlock(&self) -> anyhow::Result<()> {
+        let asked = self.client.execute("select pg_advisory_unlock($1)", &[&LOCK]);
+        tokio::time::timeout(ANSWER_TIMEOUT, asked).await??;
+        Ok(())
     }
 }

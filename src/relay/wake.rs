@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::listen::{Listener, Lock};
 use crate::backoff::Backoff;
 use crate::db::Database;
+use crate::store::Store;
 
 /// A connection that could not be made, or on which nothing is heard, is tried again after this long at most.
 const LISTEN_AGAIN: Duration = Duration::from_secs(30);
@@ -16,12 +17,16 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(30);
 /// Longest pause between looks while a transaction that made rows due is in flight.
 const IN_FLIGHT: Duration = Duration::from_millis(50);
 
+/// Longest pause between looks at a due row that another transaction holds.
+const HELD: Duration = Duration::from_secs(1);
+
 /// How often a relay that sleeps beside another looks whether that one is still there.
 const BESIDE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Decides when a relay that found nothing looks again.
 pub(super) struct Waker {
     database: Database,
+    store: Store,
     poll_interval: Duration,
     heard: Arc<Notify>,
     listener: Option<Listener>,
@@ -30,6 +35,7 @@ pub(super) struct Waker {
     complained: bool,
     posture: Posture,
     in_flight: Backoff,
+    held: Backoff,
 }
 
 /// What the relay may rely on while it waits.
@@ -48,9 +54,10 @@ enum Posture {
 }
 
 impl Waker {
-    pub(super) fn new(database: Database, poll_interval: Duration) -> Self {
+    pub(super) fn new(database: Database, store: Store, poll_interval: Duration) -> Self {
         Self {
             database,
+            store,
             poll_interval,
             heard: Arc::new(Notify::new()),
             listener: None,
@@ -59,6 +66,7 @@ impl Waker {
             complained: false,
             posture: Posture::Up,
             in_flight: Backoff::new(Duration::from_millis(2), IN_FLIGHT),
+            held: Backoff::new(IN_FLIGHT, HELD),
         }
     }
 
@@ -100,9 +108,14 @@ impl Waker {
             }
             Posture::Up | Posture::Asleep | Posture::Beside => self.poll_interval,
         };
-        // Due now and yet not claimed: another transaction holds the row. It says nothing when it ends.
-        let next_due = next_due.map(|due| if due.is_zero() { IN_FLIGHT } else { due });
-        pause.min(next_due.unwrap_or(pause))
+        match next_due {
+            // Due now and yet not claimed: another transaction holds the row. It says nothing when it ends.
+            Some(due) if due.is_zero() => pause.min(self.held.next_delay()),
+            due => {
+                self.held.reset();
+                pause.min(due.unwrap_or(pause))
+            }
+        }
     }
 
     /// Waits for a notification, at most so long.
@@ -163,7 +176,7 @@ impl Waker {
         if self.listener.is_some() || Instant::now() < self.listen_again_at {
             return;
         }
-        match Listener::connect(&self.database, self.heard.clone()).await {
+        match Listener::connect(&self.database, &self.store, self.heard.clone()).await {
             Ok(listener) => {
                 if self.complained {
                     tracing::info!("listening again");

@@ -226,3 +226,21 @@ async fn a_connection_cut_anywhere_costs_no_event() {
     stage.settled_within(RECOVERY).await;
     stage.assert_arrived_once(&ids, 500);
 }
+
+#[tokio::test]
+async fn a_database_that_stops_answering_is_given_up_and_asked_again() {
+    let stage = Stage::new().await;
+    let postgres = Proxy::start(Protocol::Postgres, Postgres::shared().await.address()).await;
+    let env = stage.env.clone().with("DATABASE_URL", stage.world.database.url_through(&postgres.address()));
+    let postbell = Postbell::start(&["run"], &env);
+    let mut ids = stage.publish(5).await;
+    stage.robot.wait_for_messages(5, SOON).await.unwrap();
+    postgres.stall();
+    ids.extend(stage.publish(5).await);
+    postbell.wait_for_line("does not answer", SOON * 2).await;
+    // The connections of before are never answered again; new ones are.
+    postgres.cut();
+    postgres.resume();
+    stage.settled_within(SOON * 2).await;
+    stage.assert_arrived_once(&ids, 5);
+}

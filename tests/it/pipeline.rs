@@ -316,3 +316,70 @@ async fn a_second_signal_ends_the_process_at_once() {
     postbell.sigterm();
     assert_eq!(postbell.exit_status(SOON).await.code(), Some(1));
 }
+
+#[tokio::test]
+async fn a_row_that_somebody_has_locked_holds_up_no_other_outcome() {
+    let stage = Stage::new().await;
+    stage.robot.script([Rule::new(Do::DelayMs(400)).times(20)]);
+    let postbell = stage.run();
+    let ids = stage.publish(20).await;
+    stage.robot.wait_for_requests(20, SOON).await.unwrap();
+    let operator = stage.world.database.client().await;
+    operator.batch_execute("begin").await.unwrap();
+    operator.execute("select from notification_events where id = $1 for update", &[&ids[7]]).await.unwrap();
+    eventually(SOON, "all but the locked one to be delivered", async || {
+        (stage.world.status_counts().await.get("delivered") == Some(&19)).then_some(())
+    })
+    .await;
+    operator.batch_execute("rollback").await.unwrap();
+    stage.settled().await;
+    stage.assert_arrived_once(&ids, 0);
+    drop(postbell);
+}
+
+#[tokio::test]
+async fn an_old_hint_does_not_cut_short_the_wait_for_a_robot() {
+    let stage = Stage::new().await;
+    let reply = Do::Reply { status: 429, body: String::new(), headers: [("retry-after".into(), "90".into())].into() };
+    stage.robot.script([Rule::new(reply).containing("patience")]);
+    let _postbell = stage.run();
+    let id = stage.publish_one("patience").await;
+    eventually(SOON, "the event to wait", async || {
+        stage.column::<bool>(id, "waiting_since is not null").await.then_some(())
+    })
+    .await;
+    let _: String = redis::cmd("XADD")
+        .arg("notification:events")
+        .arg("*")
+        .arg(&["event_id", &id.to_string()])
+        .query_async(&mut stage.world.redis.client().await)
+        .await
+        .unwrap();
+    // The old hint is read before the hint of an event published after it.
+    let after = stage.publish_one("after").await;
+    stage.has_status(after, "delivered").await;
+    assert_eq!(stage.column::<String>(id, "status").await, "pending");
+    assert_eq!(stage.robot.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn of_two_outcomes_of_one_row_in_one_record_the_success_is_kept() {
+    let stage = Stage::new().await;
+    for kinds in [["delivered", "retry"], ["retry", "delivered"]] {
+        let id = stage.publish_one("twice taken").await;
+        let taken = "update notification_events set status = 'delivering', attempt = 2, sending_until = now() + interval '1 minute' where id = $1";
+        stage.world.client().execute(taken, &[&id]).await.unwrap();
+        let attempts = if kinds[0] == "delivered" { vec![1, 2] } else { vec![2, 1] };
+        let (none, delays) = (vec![None::<&str>; 2], vec![1.0; 2]);
+        let record = include_str!("../../sql/queries/record.sql");
+        let ids = vec![id; 2];
+        let rows = stage
+            .world
+            .client()
+            .query(record, &[&ids, &vec![0, 0], &attempts, &kinds.to_vec(), &none, &none, &delays, &none])
+            .await
+            .unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(stage.column::<String>(id, "status").await, "delivered");
+    }
+}

@@ -248,3 +248,26 @@ async fn a_person_who_looks_into_the_stream_finds_what_the_hint_is_about() {
     }
     assert!(!large.contains_key("payload") && large.contains_key("payload_omitted"));
 }
+
+#[tokio::test]
+async fn a_server_out_of_memory_can_still_be_read_from_and_so_freed() {
+    let redis = Redis::start().await;
+    connect(&redis.url(), &[]).publish(Topic::Hints, &[]).await.unwrap();
+    connect(&redis.url(), &[]).publish(Topic::Hints, &messages(5)).await.unwrap();
+    let mut client = redis.client().await;
+    let _: () = ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut client).await.unwrap();
+    let newcomer = connect(&redis.url(), &[]);
+    let hints = receive(&newcomer, 5).await;
+    newcomer.ack(&receipts(&hints)).await.unwrap();
+    let length: usize = ::redis::cmd("XLEN").arg("notification:events").query_async(&mut client).await.unwrap();
+    assert_eq!(length, 0);
+}
+
+#[tokio::test]
+async fn replies_are_read_as_resp2_whatever_the_url_asks_for() {
+    let redis = Redis::start().await;
+    let queue = connect(&format!("{}?protocol=resp3", redis.url()), &[]);
+    queue.publish(Topic::Hints, &[]).await.unwrap();
+    queue.publish(Topic::Hints, &messages(2)).await.unwrap();
+    assert_eq!(receive(&queue, 2).await.len(), 2);
+}

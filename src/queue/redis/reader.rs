@@ -42,9 +42,12 @@ impl Reader {
             Ok(hints) => Ok(hints),
             Err(error) if matches!(error.code(), Some("NOGROUP" | "UNBLOCKED")) => {
                 // The stream or its group is gone (flushed, failed over, deleted): make it again and go on.
-                let mut connection = queue.writer().await?;
-                queue.ensure_group(&mut connection).await?;
-                *self = Reader { connection: self.connection.take(), swept_at: self.swept_at, ..Reader::default() };
+                let connection = self.connection.take();
+                *self = Reader { swept_at: self.swept_at, ..Reader::default() };
+                if let Some(mut connection) = connection {
+                    queue.ensure_group(&mut connection).await?;
+                    self.connection = Some(connection);
+                }
                 Ok(Vec::new())
             }
             Err(error) => {
