@@ -186,6 +186,16 @@ impl Channels {
     }
 }
 
+/// Bytes of the request that would send this message whole, mentions and key included.
+pub fn body_size(message: &Message) -> usize {
+    dingtalk::body_size(message)
+}
+
+/// Whether this message can be sent whole: with every line of it, and everybody it mentions.
+pub fn fits(message: &Message) -> bool {
+    dingtalk::fits(message)
+}
+
 /// The key under which the platform recognises a second send: 32 hex digits, the same for every send of one generation
 /// of an event to one robot, and another after a replay.
 pub fn msg_uuid(id: Uuid, replay_count: i32, robot: &str) -> String {

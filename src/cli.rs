@@ -1,4 +1,4 @@
-//! Arguments → command → exit code: 0 done, 1 failed, 64 bad usage or configuration.
+//! Arguments → command → exit code: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -12,6 +12,9 @@ use crate::config;
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
+/// Not done yet, and nothing is wrong (`EX_TEMPFAIL` of sysexits.h).
+pub const EXIT_NOT_YET: u8 = 75;
+
 /// A row committed in PostgreSQL rings in a DingTalk group.
 ///
 /// Business code inserts into notification_events in its own transaction; a relay hints due rows into a Redis Stream;
@@ -19,7 +22,7 @@ pub const EXIT_USAGE: u8 = 64;
 #[derive(Parser, Debug)]
 #[command(name = "postbell", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Every option is also an environment variable, shown with it; the option wins.\n\
-                        Exit codes: 0 done, 1 failed, 64 bad usage or configuration.")]
+                        Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet (publish --wait).")]
 pub struct Cli {
     #[command(flatten)]
     log: config::Log,
@@ -53,6 +56,11 @@ enum Command {
 #[error("{0}")]
 pub struct BadConfiguration(pub String);
 
+/// What was waited for has not happened in time, and still may: exit code 75.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotYet(pub String);
+
 /// Runs the command and turns its result into an exit code.
 pub fn run(cli: Cli) -> ExitCode {
     // One provider for all TLS: PostgreSQL, Redis and the robots. It fails only if one is installed already.
@@ -72,9 +80,18 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("postbell: {error:#}"));
-            let bad_configuration = error.downcast_ref::<BadConfiguration>().is_some();
-            ExitCode::from(if bad_configuration { EXIT_USAGE } else { 1 })
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<BadConfiguration>().is_some() {
+        EXIT_USAGE
+    } else if error.downcast_ref::<NotYet>().is_some() {
+        EXIT_NOT_YET
+    } else {
+        1
     }
 }
 

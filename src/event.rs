@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -41,6 +42,11 @@ impl Event {
     pub fn template_id(&self) -> &str {
         self.template_id.as_deref().unwrap_or(&self.event_type)
     }
+
+    /// Whether it must not ring any more.
+    pub fn expired(&self, now: Timestamp) -> bool {
+        self.options.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
 }
 
 /// What the caller asks of the send; keys that postbell does not know are left alone.
@@ -55,6 +61,16 @@ pub struct Options {
     pub at_all: bool,
     /// What to do where it is unknown whether a send arrived.
     pub delivery: Delivery,
+    /// From when on the event fails rather than rings.
+    #[serde(deserialize_with = "time")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A time with its offset; the error shows no value.
+fn time<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Timestamp>, D::Error> {
+    let allowed = || serde::de::Error::custom("expires_at is a time with its offset such as 2026-12-24T09:00:00+08:00");
+    let text = Option::<String>::deserialize(value).map_err(|_| allowed())?;
+    text.map(|text| text.parse().map_err(|_| allowed())).transpose()
 }
 
 /// What to do where it is unknown whether a send arrived.
@@ -145,6 +161,32 @@ impl Outcome {
         match self {
             Outcome::Retry { after, .. } | Outcome::Wait { after, .. } => *after,
             Outcome::Delivered { .. } | Outcome::Failed { .. } | Outcome::Released { .. } => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(json: &str) -> Result<Options, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_time_to_expire_at_has_its_offset() {
+        assert_eq!(options("{}").unwrap().expires_at, None);
+        assert_eq!(options(r#"{"expires_at": null}"#).unwrap().expires_at, None);
+        let utc: Timestamp = "2026-12-24T01:00:00Z".parse().unwrap();
+        for same in ["2026-12-24T09:00:00+08:00", "2026-12-24T01:00:00Z"] {
+            assert_eq!(options(&format!(r#"{{"expires_at": "{same}"}}"#)).unwrap().expires_at, Some(utc));
+        }
+        for wrong in [r#""tomorrow""#, r#""2026-12-24 09:00""#, r#""""#, "1766538000", "[]"] {
+            let error = options(&format!(r#"{{"expires_at": {wrong}}}"#)).unwrap_err();
+            assert!(
+                error.contains("expires_at is a time with its offset such as") && !error.contains("tomorrow"),
+                "{error}"
+            );
         }
     }
 }

@@ -14,12 +14,33 @@ pub struct Message {
 }
 
 /// How a body is to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
     /// As it stands.
     Text,
     /// As the platform's subset of Markdown.
     Markdown,
+    /// As Markdown, with these buttons below it: at least one.
+    ActionCard(Vec<Button>),
+}
+
+impl Format {
+    /// Whether the body is Markdown.
+    pub fn is_markdown(&self) -> bool {
+        match self {
+            Format::Text => false,
+            Format::Markdown | Format::ActionCard(_) => true,
+        }
+    }
+}
+
+/// What opens an address at a tap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Button {
+    /// Its label: one line of plain text.
+    pub title: String,
+    /// An http, https or dingtalk address.
+    pub url: String,
 }
 
 /// Whom a message mentions. Never taken from its content.

@@ -19,14 +19,16 @@
 //!   payload, and `event` (id, type, trace) unless the payload has a key of that name.
 //! - What is missing or null is an error that names it; `|default("…")` stands in for both. A list or an object is
 //!   an error too: nobody wants JSON in a chat.
-//! - Front matter: `title`, `type` (`markdown` or `text`), `at_mobiles`, `at_user_ids`, `at_all`. Without a title the
-//!   first line of the body is it.
+//! - Front matter: `title`, `type` (`markdown`, `text` or `actionCard`), `at_mobiles`, `at_user_ids`, `at_all`. Without a
+//!   title the first line of the body is it. An `actionCard` has a `button` (`title` and `url`, which are templates too)
+//!   or a list of them, `buttons`; one whose `url` renders nothing is left out.
 //! - Beside Jinja's filters: `text|link(url)`, `text|truncate(length)`, `time|datetime` with `format` and `tz`.
 //! - A line that holds only blocks and comments leaves no line behind.
 //! - Values are text (see `escape`), line breaks show as written (see `tidy`); `|safe` lets a value's Markdown through.
 //! - `<template_id>.digest.md` renders several events of that template as one: `events`, their payloads, and `count`.
 
 mod address;
+mod digest;
 mod engine;
 mod escape;
 mod explain;
@@ -48,7 +50,10 @@ use minijinja::{Environment, Value};
 use serde::Serialize;
 
 use crate::event::Event;
-use crate::message::{Format, Mentions, Message};
+use crate::message::{Button, Format, Mentions, Message};
+
+pub use digest::Digest;
+use front_matter::Kind;
 
 /// A payload as the row has it.
 pub type Payload = serde_json::Map<String, serde_json::Value>;
@@ -75,8 +80,16 @@ struct Template {
     name: String,
     /// Of the title, where it has one.
     title: Option<String>,
-    format: Format,
+    kind: Kind,
+    buttons: Vec<ButtonNames>,
     mentions: Mentions,
+}
+
+/// A button's two templates in the environment.
+#[derive(Clone, Debug)]
+struct ButtonNames {
+    title: String,
+    url: String,
 }
 
 /// What is wrong with one file of the folder.
@@ -168,7 +181,8 @@ impl Templates {
         let Some(Ok(template)) = self.forms.get(&Form::Single(template_id.to_owned())) else {
             return BTreeSet::new();
         };
-        let parsed = [Some(&template.name), template.title.as_ref()].into_iter().flatten();
+        let buttons = template.buttons.iter().flat_map(|button| [&button.title, &button.url]);
+        let parsed = [&template.name].into_iter().chain(&template.title).chain(buttons);
         let parsed = parsed.filter_map(|name| self.environment.get_template(name).ok());
         let globals: BTreeSet<&str> = self.environment.globals().map(|(name, _)| name).chain(["event"]).collect();
         let mut variables: BTreeSet<String> = parsed.flat_map(|parsed| parsed.undeclared_variables(true)).collect();
@@ -185,8 +199,12 @@ impl Templates {
 
     /// Renders several events of one template as one message.
     pub fn render_digest(&self, template_id: &str, payloads: &[&Payload]) -> Result<Message, RenderError> {
-        let variables =
-            BTreeMap::from([("events", Value::from(Serde(payloads))), ("count", Value::from(payloads.len()))]);
+        self.render_members(template_id, payloads.iter().map(|payload| Value::from(Serde(payload))).collect())
+    }
+
+    fn render_members(&self, template_id: &str, members: Vec<Value>) -> Result<Message, RenderError> {
+        let count = Value::from(members.len());
+        let variables = BTreeMap::from([("events", Value::from(members)), ("count", count)]);
         self.render_form(&Form::Digest(template_id.to_owned()), &Value::from(variables))
     }
 
@@ -203,22 +221,56 @@ impl Templates {
                     RenderError(format!("title of template {form}: {}", explain::rendering(&error, name)))
                 })?
             }
-            None => match template.format {
-                Format::Markdown => tidy::first_line(&body),
-                Format::Text => tidy::title(body.lines().next().unwrap_or_default()),
+            None => match template.kind {
+                Kind::Markdown | Kind::ActionCard => tidy::first_line(&body),
+                Kind::Text => tidy::title(body.lines().next().unwrap_or_default()),
             },
         };
         let title = if title.is_empty() { form.id().to_owned() } else { title };
-        Ok(Message { format: template.format, title, body, mentions: template.mentions.clone() })
+        let format = match template.kind {
+            Kind::Text => Format::Text,
+            Kind::Markdown => Format::Markdown,
+            Kind::ActionCard => {
+                let buttons = self.buttons(template, context);
+                let buttons = buttons.map_err(|what| RenderError(format!("button of template {form}: {what}")))?;
+                // The platform takes no card without a button.
+                if buttons.is_empty() { Format::Markdown } else { Format::ActionCard(buttons) }
+            }
+        };
+        Ok(Message { format, title, body, mentions: template.mentions.clone() })
+    }
+
+    fn buttons(&self, template: &Template, context: &Value) -> Result<Vec<Button>, String> {
+        let mut buttons = Vec::with_capacity(template.buttons.len());
+        for ButtonNames { title, url } in &template.buttons {
+            let render = |name| {
+                engine::render(&self.environment, name, context).map_err(|error| explain::rendering(&error, name))
+            };
+            let marked = render(url)?;
+            let link = escape::markdown(&marked)
+                .map_err(|bad| explain::bad_address(&self.environment, url, context, &marked, &bad))?;
+            let address = link.strip_prefix("[](").and_then(|link| link.strip_suffix(')')).unwrap_or_default().trim();
+            if address.is_empty() {
+                continue;
+            }
+            let url = address::whole(address)
+                .ok_or_else(|| format!("its url is not an address with {}", address::SCHEMES))?;
+            let title = tidy::title(&render(title)?);
+            if title.is_empty() {
+                return Err("its title renders nothing".to_owned());
+            }
+            buttons.push(Button { title, url });
+        }
+        Ok(buttons)
     }
 
     fn body(&self, template: &Template, context: &Value) -> Result<String, String> {
-        let Template { name, format, .. } = template;
+        let Template { name, kind, .. } = template;
         let marked =
             engine::render(&self.environment, name, context).map_err(|error| explain::rendering(&error, name))?;
-        let body = match format {
-            Format::Text => escape::text(&marked).trim().to_owned(),
-            Format::Markdown => {
+        let body = match kind {
+            Kind::Text => escape::text(&marked).trim().to_owned(),
+            Kind::Markdown | Kind::ActionCard => {
                 let body = escape::markdown(&marked);
                 tidy::break_lines(
                     &body.map_err(|bad| explain::bad_address(&self.environment, name, context, &marked, &bad))?,

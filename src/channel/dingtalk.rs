@@ -13,6 +13,7 @@ mod outcome;
 mod shorten;
 mod sign;
 
+pub(super) use body::{fits, size as body_size};
 use outcome::{Remedy, Verdict};
 
 /// Most of an answer that a report shows, in bytes.

@@ -1,14 +1,16 @@
 //! `postbell publish`: inserts one event, for scripts and for trying things out.
 
 use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::block_on;
-use crate::cli::BadConfiguration;
+use crate::cli::{BadConfiguration, NotYet};
 use crate::config;
 use crate::db::{Database, Durability};
 
@@ -16,6 +18,8 @@ use crate::db::{Database, Durability};
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Example:\n  postbell publish resume.parsed --payload '{\"candidate\": \"李雷\"}' --key resume-42\n\n\
+                        Exit codes with --wait: 0 delivered, 1 failed or cancelled (standard error says why), 75 not \
+                        complete in time; the event is then sent all the same.\n\n\
                         In a service, insert in the transaction that makes the event true instead:\n  \
                         insert into notification_events (event_type, payload) values ('resume.parsed', '{...}');"
 )]
@@ -59,11 +63,22 @@ pub struct Args {
     #[arg(long, value_name = "RETRIES", value_parser = clap::value_parser!(i32).range(0..=100))]
     max_retry: Option<i32>,
 
+    /// Wait until the event is delivered, at most this many seconds (60 if not given)
+    #[arg(
+        long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "60",
+        value_parser = clap::value_parser!(u32).range(1..=86_400)
+    )]
+    wait: Option<u32>,
+
     #[command(flatten)]
     database: config::Database,
 }
 
-/// Inserts the event and prints its id.
+/// The pauses between two looks at an event that is waited for.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Inserts the event, prints its id, and waits for it where asked to.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let payload = object("--payload", &read(&args.payload)?)?;
     let options = object("--options", &args.options)?;
@@ -88,9 +103,47 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             )
             .await
             .map_err(|error| explain(&error))?;
-        writeln!(std::io::stdout().lock(), "{}", published.get::<_, Uuid>(0))?;
-        Ok(())
+        let id: Uuid = published.get(0);
+        // Flushed with the line: whoever reads it may act on it while we wait.
+        writeln!(std::io::stdout().lock(), "{id}")?;
+        match args.wait {
+            Some(seconds) => wait(&client, id, Duration::from_secs(seconds.into())).await,
+            None => Ok(()),
+        }
     })
+}
+
+/// Looks at the row until its event is complete; standard output stays the id's alone.
+async fn wait(client: &tokio_postgres::Client, id: Uuid, most: Duration) -> anyhow::Result<()> {
+    let look = client
+        .prepare("select status, detail, last_error, robot from notification_status where id = $1")
+        .await
+        .context("the event was published, but --wait reads notification_status: grant the role reader, too")?;
+    let deadline = Instant::now() + most;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let row = client.query_opt(&look, &[&id]).await.context("waiting for the event, which was published")?;
+        let row = row.context("the event was published, and is gone by now")?;
+        let text = |column: &str| row.get::<_, Option<String>>(column);
+        let (status, why) = (text("status").unwrap_or_default(), text("last_error"));
+        match status.as_str() {
+            "delivered" => {
+                let robot = text("robot").unwrap_or_default();
+                writeln!(std::io::stderr().lock(), "delivered to {robot}")?;
+                return Ok(());
+            }
+            "failed" | "cancelled" => anyhow::bail!("{status}: {}", why.as_deref().unwrap_or("no reason is recorded")),
+            _ => {}
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let detail = text("detail").map(|detail| format!(" ({detail})")).unwrap_or_default();
+            let why = why.map(|why| format!("; last error: {why}")).unwrap_or_default();
+            return Err(NotYet(format!("still {status} after {} s{detail}{why}", most.as_secs())).into());
+        }
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 /// A row that the database refuses is bad usage; the constraint's name says what is allowed.

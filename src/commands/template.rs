@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::cli::BadConfiguration;
 use crate::config;
-use crate::message::{Format, Message};
+use crate::message::{Button, Format, Message};
 use crate::template::{Facts, Payload, RenderError, Templates};
 
 /// What to do with the templates.
@@ -128,17 +128,20 @@ fn preview(arguments: &Preview) -> anyhow::Result<String> {
 }
 
 fn show(message: &Message) -> String {
-    let format = match message.format {
-        Format::Markdown => "markdown",
-        Format::Text => "text",
+    let (format, buttons) = match &message.format {
+        Format::Markdown => ("markdown", &[][..]),
+        Format::Text => ("text", &[][..]),
+        Format::ActionCard(buttons) => ("actionCard", buttons.as_slice()),
     };
+    let buttons: String = buttons.iter().map(|Button { title, url }| format!("button    {title} → {url}\n")).collect();
     let mentions = &message.mentions;
     let all = mentions.at_all.then_some("everybody");
     let people = mentions.at_mobiles.iter().chain(&mentions.at_user_ids).map(String::as_str);
     let people: Vec<&str> = all.into_iter().chain(people).collect();
     let people = if people.is_empty() { "nobody".to_owned() } else { people.join(", ") };
     let Message { title, body, .. } = message;
-    format!("title     {title}\ntype      {format}\nmentions  {people}\nbody      {} bytes\n\n{body}\n", body.len())
+    let bytes = body.len();
+    format!("title     {title}\ntype      {format}\nmentions  {people}\n{buttons}body      {bytes} bytes\n\n{body}\n")
 }
 
 fn load(dir: &Path) -> Result<Templates, BadConfiguration> {
@@ -237,7 +240,10 @@ mod tests {
             "title     停电\ntype      text\nmentions  nobody\nbody      36 bytes\n\n【停电】[看](https://a.example)\n"
         );
         let shown = preview(&arguments("resume.parsed", &["candidate.name=# a"], Some(30))).unwrap();
-        assert!(shown.contains("30 份新简历") && shown.contains("另有 10 份") && shown.contains("[# a]("), "{shown}");
+        assert!(shown.contains("30 份新简历") && shown.matches("[# a](").count() == 30, "{shown}");
+        let shown = preview(&arguments("ai.review.done", &[], None)).unwrap();
+        assert!(shown.contains("type      actionCard\n"), "{shown}");
+        assert!(shown.contains("\nbutton    查看完整报告 → https://hire.example.com/reviews/45c48cce\n"), "{shown}");
     }
 
     #[test]

@@ -134,6 +134,10 @@ impl Sender {
 
     async fn attempt(&self, event: &Event, lease: &Lease<'_>, sent: &mut Sent) -> Outcome {
         let failed = |error: String| Outcome::Failed { error, response: None };
+        let now = jiff::Timestamp::now();
+        if let Some(expires_at) = event.options.expires_at.filter(|_| event.expired(now)) {
+            return failed(format!("expired: it was to ring before {expires_at}, and it is {now:.0}"));
+        }
         let mut message = match self.templates.render(event.template_id(), &Facts::from(event), &event.payload) {
             Ok(message) => message,
             Err(error) => return failed(error.to_string()),

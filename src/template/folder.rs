@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use minijinja::Environment;
 
-use super::front_matter::{self, FrontMatter};
-use super::{Form, LoadError, Problem, Template, Templates, engine, source};
-use crate::message::Format;
+use super::front_matter::{self, FrontMatter, Kind};
+use super::{ButtonNames, Form, LoadError, Problem, Template, Templates, engine, source};
 
 /// More than a template could ever render to.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -78,14 +77,13 @@ fn parse(environment: &mut Environment<'static>, path: &Path, form: &Form) -> Re
     let file = read(path).map_err(|text| problem(path, None, text))?;
     let wrong = |wrong: front_matter::Wrong| problem(path, wrong.line, wrong.text);
     let (yaml, body, lines) = front_matter::split(&file).map_err(wrong)?;
-    let FrontMatter { title, format, mentions } =
+    let FrontMatter { title, kind, buttons, mentions } =
         yaml.map_or_else(|| Ok(FrontMatter::default()), front_matter::read).map_err(wrong)?;
-    let by_name =
-        if path.extension().is_some_and(|extension| extension == "md") { Format::Markdown } else { Format::Text };
-    let format = format.unwrap_or(by_name);
-    let name = match format {
-        Format::Markdown => format!("{form}.md"),
-        Format::Text => format!("{form}.txt"),
+    let by_name = if path.extension().is_some_and(|extension| extension == "md") { Kind::Markdown } else { Kind::Text };
+    let kind = kind.unwrap_or(by_name);
+    let name = match kind {
+        Kind::Markdown | Kind::ActionCard => format!("{form}.md"),
+        Kind::Text => format!("{form}.txt"),
     };
     let mut add = |name: &str, source: String, title_line: Option<usize>| {
         if let Some(unknown) = source::unknown_name(environment, &source) {
@@ -97,12 +95,24 @@ fn parse(environment: &mut Environment<'static>, path: &Path, form: &Form) -> Re
         })
     };
     add(&name, source::prepare(body, lines), None)?;
+    let mut button_names = Vec::with_capacity(buttons.len());
+    let line = file.lines().position(|line| line.starts_with("button")).map(|at| at + 1);
+    for (index, button) in buttons.into_iter().enumerate() {
+        let names = ButtonNames {
+            title: format!("{name}#button{index}{}", engine::TITLE),
+            url: format!("{name}#button{index}#url.md"),
+        };
+        add(&names.title, button.title, line)?;
+        // The address of a link, so that a value in it is treated like one in the body's links.
+        add(&names.url, format!("[]({})", button.url.trim()), line)?;
+        button_names.push(names);
+    }
     let title_name = title.is_some().then(|| name.clone() + engine::TITLE);
     if let (Some(title), Some(name)) = (title, &title_name) {
         let line = file.lines().position(|line| line.starts_with("title")).map(|at| at + 1);
         add(name, title, line)?;
     }
-    Ok(Template { name, title: title_name, format, mentions })
+    Ok(Template { name, title: title_name, kind, buttons: button_names, mentions })
 }
 
 fn read(path: &Path) -> Result<String, String> {

@@ -232,7 +232,10 @@ fn a_broken_template_does_not_stop_the_others() {
     assert!(templates.render("good", &FACTS, &Payload::new()).is_ok());
     let error = templates.render("bad", &FACTS, &Payload::new()).unwrap_err().to_string();
     assert!(error.starts_with("template bad is broken: bad.md:5: "), "{error}");
-    assert_eq!(templates.problems()[1].to_string(), "card.md:2: unknown type \"card\"; allowed: markdown, text");
+    assert_eq!(
+        templates.problems()[1].to_string(),
+        "card.md:2: unknown type \"card\"; allowed: markdown, text, actionCard"
+    );
     assert_eq!(templates.ids().collect::<Vec<_>>(), ["bad", "card", "good"]);
 }
 
@@ -335,4 +338,43 @@ fn a_digest_renders_the_payloads_of_many() {
 fn what_a_template_needs_is_known_without_a_payload() {
     let templates = Folder::new(&[("a.md", "---\ntitle: ${t}\n---\n${event.id} ${c.name|default(c.id)}<% for s in skills %>${s.x}${loop.index}<% endfor %>${range(3)|join}")]).load();
     assert_eq!(templates.variables("a").into_iter().collect::<Vec<_>>(), ["c.id", "c.name", "skills", "t"]);
+}
+
+#[test]
+fn a_cards_buttons_are_templates_and_lead_only_to_addresses() {
+    let card = "---\ntype: actionCard\nbutton: {title: \"看 ${name}\", url: \"https://a.example/r/${id}?b=(c)\"}\n---\n**${name}**";
+    let payload = json!({"name": "*张三*\n", "id": "1/../../x y)", "url": "javascript:alert(1)"});
+    let message = render(card, payload.clone()).unwrap();
+    let button = |title: &str, url: &str| Button { title: title.into(), url: url.into() };
+    let Format::ActionCard(buttons) = &message.format else { panic!("{message:?}") };
+    assert_eq!(buttons, &[button("看 *张三*", "https://a.example/x%20y%29?b=%28c%29")]);
+    assert_eq!(message.body, r"**\*张三\***");
+
+    let whole = "---\ntype: actionCard\nbutton: {title: a, url: \"${url}\"}\n---\nx";
+    let error = error(whole, payload.clone());
+    assert!(error.starts_with("button of template a.b: \"url\" in a link is not an address with"), "{error}");
+    assert!(!error.contains("javascript"), "{error}");
+    let message = render(whole, json!({"url": "dingtalk://dingtalkclient/page?x=1&y=2"})).unwrap();
+    assert_eq!(message.format, Format::ActionCard(vec![button("a", "dingtalk://dingtalkclient/page?x=1&y=2")]));
+    let error = render(whole, json!({})).unwrap_err();
+    assert!(error.contains("variable \"url\" is missing from the payload"), "{error}");
+    let error = render("---\ntype: actionCard\nbutton: {title: a, url: \"ftp://x\"}\n---\nx", json!({})).unwrap_err();
+    assert!(error.contains("its url is not an address with http://"), "{error}");
+}
+
+#[test]
+fn a_button_without_an_address_is_left_out_and_a_card_without_a_button_is_markdown() {
+    let optional = "{title: 会议, url: \"<% if meeting|default %>${meeting}<% endif %>\"}";
+    let card =
+        format!("---\ntype: actionCard\nbuttons:\n  - {optional}\n  - {{title: 简历, url: \"${{url}}\"}}\n---\nx");
+    let titles = |payload| match render(&card, payload).unwrap().format {
+        Format::ActionCard(buttons) => buttons.into_iter().map(|button| button.title).collect(),
+        Format::Text | Format::Markdown => vec![],
+    };
+    assert_eq!(titles(json!({"url": "https://a.example", "meeting": "https://b.example"})), ["会议", "简历"]);
+    assert_eq!(titles(json!({"url": "https://a.example"})), ["简历"]);
+    let lonely = format!("---\ntype: actionCard\nbutton: {optional}\n---\nx");
+    assert_eq!(render(&lonely, json!({})).unwrap().format, Format::Markdown);
+    let templates = Folder::new(&[("a.md", card.as_str())]).load();
+    assert_eq!(templates.variables("a").into_iter().collect::<Vec<_>>(), ["meeting", "url"]);
 }

@@ -9,6 +9,8 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod options;
+#[cfg(test)]
 mod pipeline;
 #[cfg(test)]
 mod queue;

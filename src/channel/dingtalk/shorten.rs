@@ -11,7 +11,10 @@ pub(super) fn shorten(text: &str, markdown: bool, most: usize) -> &str {
     let fitting = fitting(text, most);
     let line = text[..fitting].rfind('\n').filter(|line| 2 * line >= fitting);
     let cut = links::outside(text, markdown, line.unwrap_or(fitting));
-    text[..cut].trim_end()
+    let kept = text[..cut].trim_end();
+    // A backslash that has lost what it escapes would break the line, or show.
+    let escapes = kept.len() - kept.trim_end_matches('\\').len();
+    if markdown && escapes % 2 == 1 { kept[..kept.len() - 1].trim_end() } else { kept }
 }
 
 /// How many bytes of a text fit in so many bytes of JSON.
@@ -45,6 +48,9 @@ mod tests {
         assert_eq!(shorten("see this [page](https://x.example)", true, 20), "see this");
         assert_eq!(shorten("see this [page](https://x.example)", false, 14), "see this [page");
         assert_eq!(shorten("fits", true, 4), "fits");
+        assert_eq!(shorten(r"a\*b", true, 3), "a");
+        assert_eq!(shorten(r"a\*b", false, 3), r"a\");
+        assert_eq!(shorten(r"a\\b", true, 5), r"a\\");
         assert_eq!(shorten("none", true, 0), "");
     }
 
