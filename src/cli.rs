@@ -21,7 +21,7 @@ pub const EXIT_NOT_YET: u8 = 75;
 /// a consumer renders each and sends it to the group's robot. Start with `postbell migrate`, then `postbell run`.
 #[derive(Parser, Debug)]
 #[command(name = "postbell", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Every option is also an environment variable, shown with it; the option wins.\n\
+#[command(after_help = "Settings are options and environment variables, shown with each other; the option wins.\n\
                         Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet (publish --wait).")]
 pub struct Cli {
     #[command(flatten)]
@@ -80,6 +80,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("postbell: {error:#}"));
+            if let Some(hint) = crate::db::hint(&error) {
+                complain(hint);
+            }
             ExitCode::from(exit_code(&error))
         }
     }

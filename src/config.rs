@@ -11,7 +11,7 @@
 //! | `DINGTALK_NOTIFICATION_SECRET` | – | its signing secret |
 //! | `NOTIFICATION_MAX_RETRY` | `3` | retries after the first send |
 //! | `NOTIFICATION_RETRY_BACKOFF` | `1m,5m,30m` | delay before each retry; the last repeats |
-//! | `NOTIFICATION_QUEUE_STREAM` | `notification:events` | stream of hints |
+//! | `NOTIFICATION_QUEUE_STREAM` | `notification:events` | stream of hints; urgent ones go to this key with `:urgent` added |
 //! | `NOTIFICATION_DEAD_LETTER_STREAM` | `notification:deadletter` | stream of dead letters |
 //! | `NOTIFICATION_CONSUMER_GROUP` | `postbell` | consumer group |
 //! | `NOTIFICATION_STREAM_MAX_LEN` | `10000` | entries at which hinting pauses |
@@ -56,7 +56,7 @@ pub struct Queue {
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL", default_value = "redis://127.0.0.1:6379", value_parser = parse_redis_url)]
     pub redis_url: SecretString,
 
-    /// Redis stream that carries the hints
+    /// Redis stream that carries the hints; urgent ones go to this key with :urgent added
     #[arg(long, env = "NOTIFICATION_QUEUE_STREAM", value_name = "KEY", default_value = "notification:events", value_parser = parse_key)]
     pub queue_stream: String,
 
@@ -68,7 +68,7 @@ pub struct Queue {
     #[arg(long, env = "NOTIFICATION_CONSUMER_GROUP", value_name = "NAME", default_value = "postbell", value_parser = parse_key)]
     pub consumer_group: String,
 
-    /// Entries in the stream of hints at which hinting pauses; the dead-letter stream is trimmed to about as many
+    /// Entries in a stream of hints at which hinting pauses, for urgent ones and others apart; the dead-letter stream is trimmed to about as many
     #[arg(long, env = "NOTIFICATION_STREAM_MAX_LEN", value_name = "ENTRIES", default_value = "10000", value_parser = Whole { min: 1, max: 10_000_000 })]
     pub stream_max_len: u64,
 

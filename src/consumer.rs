@@ -236,9 +236,15 @@ impl<Q: Queue> Consumer<Q> {
                         let _ = done.send(Done { key, sent, receipts, slot: Some(slot) });
                     });
                 }
-                Taken::Unreadable { key, error } => {
+                Taken::Unreadable { key, channel, event_type, template_id, trace_id, error } => {
                     let receipts = receipts.remove(&key.id).unwrap_or_default();
-                    let sent = send::Sent::unsent(Outcome::Failed { error, response: None });
+                    let sent = send::Sent {
+                        channel,
+                        event_type,
+                        template_id: self.sender.known(&template_id).to_owned(),
+                        trace_id,
+                        ..send::Sent::unsent(Outcome::Failed { error, response: None })
+                    };
                     self.metrics.in_hand.inc();
                     let _ = hand.done.send(Done { key, sent, receipts, slot: None });
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use secrecy::ExposeSecret as _;
+use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 
 use crate::cli::BadConfiguration;
@@ -66,7 +67,11 @@ impl Database {
 
     /// Where it is, for people: host and database, no credentials.
     pub fn place(&self) -> String {
-        let hosts: Vec<String> = self.config.get_hosts().iter().map(|host| format!("{host:?}")).collect();
+        let hosts = self.config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let hosts: Vec<String> = hosts.collect();
         let ports: Vec<String> = self.config.get_ports().iter().map(ToString::to_string).collect();
         format!("{} port {}", hosts.join(","), if ports.is_empty() { "5432".to_owned() } else { ports.join(",") })
     }
@@ -166,6 +171,19 @@ pub fn refuses_for_good(error: &anyhow::Error) -> bool {
     let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
     // invalid authorization, invalid catalog name, syntax or access rule
     code.is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
+}
+
+/// What to do about a failure that newcomers meet.
+pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code())?;
+    match code.code() {
+        // undefined function, undefined table
+        "42883" | "42P01" => Some("postbell: has postbell migrate been run on this database?"),
+        "42501" => {
+            Some("postbell: an owner gives a role what it needs with: select notification_grant('role', 'writer')")
+        }
+        _ => None,
+    }
 }
 
 /// Whether the connection leads to a server that cannot do the work: a standby, or a primary that was demoted.

@@ -17,7 +17,7 @@ use crate::config;
 use crate::db::Database;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::queue::{Message, Queue, Topic};
+use crate::queue::{Message, Queue, Room, Topic};
 use crate::store::{Claimed, Store};
 use wake::Waker;
 
@@ -40,7 +40,7 @@ pub struct Relay<Q> {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     /// How many hints fit into the queue; none until it was asked, and after it failed.
-    room: Option<usize>,
+    room: Option<Room>,
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
     hints_lost: Option<std::time::Instant>,
     full_since: Option<Instant>,
@@ -53,7 +53,7 @@ enum Pass {
     Moved,
     /// No row is due.
     Nothing,
-    /// Rows may be due, but the stream has no room for hints.
+    /// Rows may be due, but their lane has no room for hints.
     Full,
 }
 
@@ -174,12 +174,12 @@ impl<Q: Queue> Relay<Q> {
         self.store.renew_lost_hints(&mut self.hints_lost, self.hint_lease).await?;
         // Nothing is claimed for a queue that is not known to be there.
         let room = match self.room {
-            Some(room) if room > 0 => room,
+            Some(room) if !room.is_lacking() => room,
             _ => self.publish(Topic::Hints, &[]).await?.1,
         };
-        let claimed = self.store.claim(self.batch_size, self.batch_size.min(room), self.hint_lease).await?;
+        let claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
         if claimed.is_empty() {
-            return Ok(if room == 0 { Pass::Full } else { Pass::Nothing });
+            return Ok(if room.is_lacking() { Pass::Full } else { Pass::Nothing });
         }
         let (dead, due): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.is_dead);
         let hinted = self.hint(due).await;
@@ -242,7 +242,7 @@ impl<Q: Queue> Relay<Q> {
     }
 
     /// Publishes, and takes note of what the queue says of itself. Returns the refusals and the room that is left.
-    async fn publish(&mut self, topic: Topic, messages: &[Message]) -> anyhow::Result<(Vec<Option<String>>, usize)> {
+    async fn publish(&mut self, topic: Topic, messages: &[Message]) -> anyhow::Result<(Vec<Option<String>>, Room)> {
         match self.queue.publish(topic, messages).await {
             Ok(published) => {
                 self.hints_lost = published.hints_lost.or(self.hints_lost);

@@ -68,6 +68,9 @@ impl Service {
         // Everything that can be refused is looked at before the first connection is made.
         let sending = match &self.consumer {
             Some((consumer, channel, templates)) => {
+                if channel.webhook().is_none() {
+                    tracing::warn!("DINGTALK_NOTIFICATION_WEBHOOK is not set: events for the target default will fail");
+                }
                 consumer.check(channel).map_err(BadConfiguration)?;
                 Some((consumer, Channels::new(channel, Proxy::from_env())?, load(templates)?))
             }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::db::{self, ANSWER_TIMEOUT, Verdict};
 use crate::event::{Event, Outcome};
-use crate::queue::Message;
+use crate::queue::{Message, Room};
 
 /// A row with this many lost leases in a row is held to kill its consumers, and fails.
 pub const LOST_LEASES_LIMIT: i32 = 3;
@@ -46,8 +46,16 @@ pub enum Taken {
     Event(Box<Event>),
     /// It is this consumer's, but what it holds cannot be sent by any consumer: to be recorded as failed.
     Unreadable {
-        /// The row.
+        /// The take.
         key: Key,
+        /// Its channel.
+        channel: String,
+        /// Its type.
+        event_type: String,
+        /// Its template.
+        template_id: String,
+        /// Its caller's trace id.
+        trace_id: Option<String>,
         /// What is wrong with it.
         error: String,
     },
@@ -129,10 +137,13 @@ impl Store {
         Self { pool }
     }
 
-    /// Claims due rows, oldest first, with a hint lease: at most `dead_letters` that are owed one, and `hints` others.
-    pub async fn claim(&self, dead_letters: usize, hints: usize, hint_lease: Duration) -> anyhow::Result<Vec<Claimed>> {
-        let limits = (dead_letters as i64, hints as i64);
-        let rows = self.rows("claim", query!("claim"), &[&limits.0, &limits.1, &hint_lease.as_secs_f64()]).await?;
+    /// Claims due rows, urgent ones first, else the oldest first, with a hint lease: at most `most` that are owed a dead
+    /// letter, and at most `most` others, where they find `room`.
+    pub async fn claim(&self, most: usize, room: Room, hint_lease: Duration) -> anyhow::Result<Vec<Claimed>> {
+        let [dead_letters, hints, urgent] =
+            [most, most.min(room.normal), most.min(room.urgent)].map(|most| most as i64);
+        let lease = hint_lease.as_secs_f64();
+        let rows = self.rows("claim", query!("claim"), &[&dead_letters, &hints, &urgent, &lease]).await?;
         let mut claimed: Vec<Claimed> = rows.iter().map(claimed).collect();
         claimed.sort_unstable_by_key(|row| row.seq);
         Ok(claimed)
@@ -282,6 +293,7 @@ fn claimed(row: &Row) -> Claimed {
             retry_count: row.get("retry_count"),
             attempt: row.get("attempt"),
             replay_count: row.get("replay_count"),
+            urgent: row.get("urgent"),
             last_error: row.get("last_error"),
         },
     }
@@ -294,19 +306,30 @@ fn taken(row: &Row) -> Taken {
             let key = Key { id, replay_count: row.get("replay_count"), attempt: row.get("attempt") };
             match event(row, key) {
                 Ok(event) => Taken::Event(Box::new(event)),
-                Err(error) => Taken::Unreadable { key, error },
+                Err(error) => Taken::Unreadable {
+                    key,
+                    channel: row.get("channel"),
+                    event_type: row.get("event_type"),
+                    template_id: template_id(row),
+                    trace_id: row.get("trace_id"),
+                    error,
+                },
             }
         }
         "failed" => Taken::Failed {
             id,
             channel: row.get("channel"),
-            template_id: row.get::<_, Option<String>>("template_id").unwrap_or_else(|| row.get("event_type")),
+            template_id: template_id(row),
             trace_id: row.get("trace_id"),
             error: row.get::<_, Option<String>>("last_error").unwrap_or_default(),
         },
         "alone" => Taken::Alone(id),
         _ => Taken::Busy(id),
     }
+}
+
+fn template_id(row: &Row) -> String {
+    row.get::<_, Option<String>>("template_id").unwrap_or_else(|| row.get("event_type"))
 }
 
 fn event(row: &Row, key: Key) -> Result<Event, String> {
@@ -319,7 +342,7 @@ fn event(row: &Row, key: Key) -> Result<Event, String> {
         template_id: row.get("template_id"),
         payload: serde_json::from_str(&parse("payload")).map_err(|error| format!("payload cannot be read: {error}"))?,
         options: serde_json::from_str(&parse("options")).map_err(|error| {
-            format!("options cannot be read: {error}; at_mobiles and at_user_ids are lists of strings, at_all is true or false, delivery is \"at_least_once\" or \"at_most_once\"")
+            format!("options cannot be read: {error}; at_mobiles and at_user_ids are lists of strings, at_all is true or false, delivery is \"at_least_once\" or \"at_most_once\", expires_at is a time with its offset")
         })?,
         trace_id: row.get("trace_id"),
         retry_count: row.get::<_, i32>("retry_count").unsigned_abs(),

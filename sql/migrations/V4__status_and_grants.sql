@@ -81,6 +81,6 @@ begin
         raise exception 'unknown kind %', pg_catalog.quote_literal(kind)
             using hint = 'a kind is writer, reader, operator or relay';
     end case;
-    return pg_catalog.format('%s is now a %s', role_name, kind);
+    return pg_catalog.format('granted to %s: %s', role_name, kind);
 end
 $$;

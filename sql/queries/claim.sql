@@ -1,5 +1,6 @@
--- claim: due rows that nobody is sending get a hint lease, oldest first; failed rows get one for their dead letter.
--- $1 most dead letters, $2 most hints, $3 hint lease in seconds
+-- claim: due rows that nobody is sending get a hint lease, urgent ones first, else the oldest first; failed rows get one
+-- for their dead letter. Rows that rest for a robot (hinted_until = infinity) are never due.
+-- $1 most dead letters, $2 most hints, less the urgent ones, $3 most urgent hints, $4 hint lease in seconds
 with unburied as (
     select id
     from notification_events
@@ -9,29 +10,44 @@ with unburied as (
     order by failed_at
     limit $1
     for update skip locked
+), urgent_due as (
+    select id
+    from notification_events
+    where completed_at is null
+      and failed_at is null
+      and urgent
+      and greatest(hinted_until, scheduled_at) <= now()
+      and not (status = 'delivering' and sending_until >= now())
+    order by greatest(hinted_until, scheduled_at), seq
+    limit $3
+    for update skip locked
 ), due as (
     select id
     from notification_events
     where completed_at is null
       and failed_at is null
+      -- Also so that no row is found twice: a statement does not skip what it has locked itself.
+      and not urgent
       and greatest(hinted_until, scheduled_at) <= now()
       and not (status = 'delivering' and sending_until >= now())
     order by greatest(hinted_until, scheduled_at), seq
-    limit $2
+    limit greatest($2 - (select count(*) from urgent_due), 0)
     for update skip locked
 ), claimed as (
     select id from unburied
     union all
+    select id from urgent_due
+    union all
     select id from due
 )
 update notification_events e
-set hinted_until = now() + $3 * interval '1 second',
+set hinted_until = now() + $4 * interval '1 second',
     -- Its slot has come; from here on the lease is a hint's.
     waiting_since = null,
     dispatched_at = coalesce(e.dispatched_at, now()),
     updated_at = now()
-from claimed
-where e.id = claimed.id
+-- An array and not a join: whatever the planner takes for due, it looks up these rows and does not walk the table.
+where e.id = any(array(select id from claimed))
 returning
     e.id, e.seq, e.event_type, e.channel, notification_mask_target(e.target) as target,
     coalesce(e.template_id, e.event_type) as template_id,
@@ -39,4 +55,4 @@ returning
     -- what compresses well is still large in the hint.
     case when pg_column_size(e.payload || '{}') <= 8192 then e.payload::text end as payload,
     e.trace_id, e.retry_count, e.replay_count, e.attempt,
-    e.failed_at is not null as is_dead, e.last_error
+    e.urgent, e.failed_at is not null as is_dead, e.last_error

@@ -1,13 +1,21 @@
 -- next_due: how many seconds until a row becomes due without anybody telling the relay; null: none is waiting.
+-- Rows that rest for a robot (infinity) are none: somebody will tell. Infinity cannot be subtracted from, either.
 -- Zero or less: a row is due now but could not be claimed (another transaction holds it).
 select extract(epoch from least(
     -- Rows whose hint lease has run out are held up only by a send lease, or by a lock.
     (
         select min(case when status = 'delivering' and sending_until >= now() then sending_until else now() end)
-        from notification_events
-        where completed_at is null
-          and failed_at is null
-          and greatest(hinted_until, scheduled_at) <= now()
+        from (
+            select status, sending_until
+            from notification_events
+            where completed_at is null
+              and failed_at is null
+              and greatest(hinted_until, scheduled_at) <= now()
+            order by greatest(hinted_until, scheduled_at), seq
+            -- So that the index is walked, and not the table, however many rows the planner takes for due. Where so many
+            -- are being sent beyond their hint leases, the first of them to end is soon enough.
+            limit 1000
+        ) due
     ),
     (
         select greatest(hinted_until, scheduled_at)
@@ -15,6 +23,7 @@ select extract(epoch from least(
         where completed_at is null
           and failed_at is null
           and greatest(hinted_until, scheduled_at) > now()
+          and greatest(hinted_until, scheduled_at) < 'infinity'
         order by greatest(hinted_until, scheduled_at)
         limit 1
     ),
@@ -23,5 +32,6 @@ select extract(epoch from least(
         from notification_events
         where completed_at is null
           and failed_at is not null
+          and hinted_until is distinct from 'infinity'
     )
 ) - now())::double precision as seconds

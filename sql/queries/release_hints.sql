@@ -17,8 +17,8 @@ with hinted as (
 ), released as (
     update notification_events e
     set hinted_until = null
-    from hinted
-    where e.id = hinted.id
+    -- An array and not a join: see claim.
+    where e.id = any(array(select id from hinted))
     returning e.id
 ), woken as (
     select notification_wake_relay() from released limit 1

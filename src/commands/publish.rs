@@ -102,7 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 ],
             )
             .await
-            .map_err(|error| explain(&error))?;
+            .map_err(explain)?;
         let id: Uuid = published.get(0);
         // Flushed with the line: whoever reads it may act on it while we wait.
         writeln!(std::io::stdout().lock(), "{id}")?;
@@ -147,13 +147,13 @@ async fn wait(client: &tokio_postgres::Client, id: Uuid, most: Duration) -> anyh
 }
 
 /// A row that the database refuses is bad usage; the constraint's name says what is allowed.
-fn explain(error: &tokio_postgres::Error) -> anyhow::Error {
+fn explain(error: tokio_postgres::Error) -> anyhow::Error {
     match error.as_db_error() {
         Some(refusal) => match refusal.constraint() {
             Some(rule) => BadConfiguration(format!("the event was refused: {}", rule.replace('_', " "))).into(),
-            None => anyhow::anyhow!("the event was not inserted: {}", refusal.message()),
+            None => anyhow::Error::new(error).context("the event was not inserted"),
         },
-        None => anyhow::anyhow!("the event was not inserted: {error}"),
+        None => anyhow::Error::new(error).context("the event was not inserted"),
     }
 }
 

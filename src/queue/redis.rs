@@ -1,13 +1,15 @@
 //! Redis Streams as the queue (Redis 6.2 or later).
 //!
-//! The stream is bounded by backpressure ([`Published::room`]), acknowledged entries are deleted, and nothing needs
+//! Each lane is a stream of its own, the urgent one under the key of the other with `:urgent` added, and both have the
+//! same consumer group and the same bound. A stream is bounded by backpressure ([`Published::room`]), acknowledged entries are deleted, and nothing needs
 //! persistence: when the consumer group had to be made anew, or another server answers than before, the hints may be
 //! gone, and that is reported so that their leases are given back at once.
 
+mod entry;
+mod group;
 mod reader;
 mod reply;
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,10 +18,11 @@ use ::redis::io::tcp::{TcpSettings, socket2};
 use ::redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, ProtocolVersion, RedisError, Value, cmd, pipe};
 use secrecy::ExposeSecret as _;
 
-use super::{MAX_PAYLOAD, Message, Published, Queue, QueueError, Receipt, Received, Topic};
+use super::{Hint, Lane, Message, Published, Queue, QueueError, Receipt, Received, Room, Topic};
 use crate::cli::BadConfiguration;
 use crate::config;
 use reader::Reader;
+use reply::Entries;
 
 /// A reply that takes longer than this means that the server, or the way to it, is gone.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,7 +30,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connecting may take, DNS and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A queue on two Redis streams: one of hints, with a consumer group, and one of dead letters.
+/// A queue on three Redis streams: one of hints a lane, each with the consumer group, and one of dead letters.
 pub struct RedisQueue {
     client: Client,
     settings: Settings,
@@ -45,12 +48,26 @@ pub struct RedisQueue {
 #[derive(Clone, Debug)]
 struct Settings {
     stream: String,
+    urgent_stream: String,
     dead_letter_stream: String,
     group: String,
     consumer: String,
     max_len: u64,
     /// An entry is taken from a consumer that has not acknowledged it for this long.
     reclaim_idle: Duration,
+}
+
+impl Settings {
+    fn stream(&self, lane: Lane) -> &str {
+        match lane {
+            Lane::Urgent => &self.urgent_stream,
+            Lane::Normal => &self.stream,
+        }
+    }
+
+    fn lane(&self, stream: &str) -> Option<Lane> {
+        Lane::ALL.into_iter().find(|lane| self.stream(*lane) == stream)
+    }
 }
 
 impl RedisQueue {
@@ -73,6 +90,7 @@ impl RedisQueue {
             client,
             settings: Settings {
                 stream: config.queue_stream.clone(),
+                urgent_stream: format!("{}:urgent", config.queue_stream),
                 dead_letter_stream: config.dead_letter_stream.clone(),
                 group: config.consumer_group.clone(),
                 // Never shared: two processes under one name would read each other's backlog.
@@ -93,42 +111,18 @@ impl RedisQueue {
         &self.settings.consumer
     }
 
-    /// Entries in the stream of hints.
+    /// Entries in the streams of hints.
     pub async fn depth(&self) -> Result<u64, QueueError> {
         let mut connection = self.writer().await?;
-        let length = cmd("XLEN").arg(&self.settings.stream).query_async(&mut connection).await;
-        Ok(self.distrust_writer(length).await?)
-    }
-
-    /// Leaves the consumer group, unless entries are still pending here: those are for others to reclaim.
-    pub async fn leave(&self) {
-        let Ok(mut connection) = self.writer().await else { return };
-        let left = async {
-            let pending: Value = cmd("XPENDING")
-                .arg(&self.settings.stream)
-                .arg(&self.settings.group)
-                .arg("-")
-                .arg("+")
-                .arg(1)
-                .arg(&self.settings.consumer)
-                .query_async(&mut connection)
-                .await?;
-            if matches!(&pending, Value::Array(entries) if entries.is_empty()) {
-                self.remove_consumer(&mut connection, &self.settings.consumer).await?;
-            }
-            Ok::<_, RedisError>(())
-        };
-        if let Err(error) = left.await {
-            tracing::debug!(%error, "leaving the consumer group failed; an idle consumer is removed by the others");
+        let mut pipeline = pipe();
+        for lane in Lane::ALL {
+            pipeline.cmd("XLEN").arg(self.settings.stream(lane));
         }
+        let lengths: Result<Vec<u64>, RedisError> = pipeline.query_async(&mut connection).await;
+        Ok(self.distrust_writer(lengths).await?.into_iter().sum())
     }
 
-    async fn remove_consumer(&self, connection: &mut MultiplexedConnection, name: &str) -> Result<(), RedisError> {
-        let Settings { stream, group, .. } = &self.settings;
-        cmd("XGROUP").arg("DELCONSUMER").arg(stream).arg(group).arg(name).query_async(connection).await
-    }
-
-    /// A new connection, with the group known to exist and the server known to be the same as before, or noted not to be.
+    /// A new connection, with the groups known to exist and the server known to be the same as before, or noted not to be.
     async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -136,7 +130,7 @@ impl RedisQueue {
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let info: String = cmd("INFO").arg("server").query_async(&mut connection).await?;
         let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
-        self.ensure_group(&mut connection).await?;
+        self.ensure_groups(&mut connection).await?;
         let before = self.run_id.lock().unwrap_or_else(PoisonError::into_inner).replace(run_id.clone());
         if before.is_some_and(|before| before != run_id) {
             tracing::warn!(
@@ -145,29 +139,6 @@ impl RedisQueue {
             self.note_hints_lost();
         }
         Ok(connection)
-    }
-
-    /// Makes the group where it is missing, from the first entry on: entries that are there were meant for it.
-    async fn ensure_group(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let Settings { stream, group, .. } = &self.settings;
-        let made: Result<(), RedisError> =
-            cmd("XGROUP").arg("CREATE").arg(stream).arg(group).arg("0").arg("MKSTREAM").query_async(connection).await;
-        match made {
-            Ok(()) => {
-                tracing::info!(stream, group, "made the consumer group; hints it may have missed are renewed");
-                self.note_hints_lost();
-                Ok(())
-            }
-            Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
-            // Redis refuses to create while it is out of memory, even what is there; and reading is what frees memory.
-            Err(error) if error.code() == Some("OOM") => {
-                let groups: Vec<HashMap<String, Value>> =
-                    cmd("XINFO").arg("GROUPS").arg(stream).query_async(connection).await.unwrap_or_default();
-                let named = |info: &HashMap<String, Value>| matches!(info.get("name"), Some(Value::BulkString(name)) if name == group.as_bytes());
-                if groups.iter().any(named) { Ok(()) } else { Err(error) }
-            }
-            Err(error) => Err(error),
-        }
     }
 
     async fn writer(&self) -> Result<MultiplexedConnection, RedisError> {
@@ -201,17 +172,27 @@ impl RedisQueue {
         let mut connection = self.writer().await?;
         let mut pipeline = pipe();
         for message in messages {
-            pipeline.add_command(self.xadd(topic, message));
+            pipeline.add_command(entry::xadd(&self.settings, topic, message));
         }
         if topic == Topic::Hints {
-            pipeline.cmd("XLEN").arg(&self.settings.stream);
+            for lane in Lane::ALL {
+                pipeline.cmd("XLEN").arg(self.settings.stream(lane));
+            }
         }
         pipeline.ignore_errors();
         let mut replies: Vec<Result<Value, RedisError>> = pipeline.query_async(&mut connection).await?;
-        let length = match replies.pop_if(|_| topic == Topic::Hints) {
-            Some(reply) => ::redis::from_redis_value::<u64>(reply?)?,
-            None => 0,
-        };
+        let mut room = Room::default();
+        if topic == Topic::Hints {
+            let lengths = replies.split_off(messages.len().min(replies.len()));
+            let fits = |reply| {
+                let length = ::redis::from_redis_value::<u64>(reply)?;
+                Ok::<_, RedisError>(usize::try_from(self.settings.max_len.saturating_sub(length)).unwrap_or(usize::MAX))
+            };
+            let fits = lengths.into_iter().map(|reply| fits(reply?)).collect::<Result<Vec<usize>, RedisError>>()?;
+            if let [urgent, normal] = fits[..] {
+                room = Room { urgent, normal };
+            }
+        }
         let mut stream_missing = false;
         let refused = replies
             .into_iter()
@@ -226,66 +207,41 @@ impl RedisQueue {
             .collect();
         // XLEN of a missing stream is 0: only a refused entry, or an idle probe, tells that it is gone.
         if stream_missing || messages.is_empty() && topic == Topic::Hints {
-            self.ensure_group(&mut connection).await?;
+            self.ensure_groups(&mut connection).await?;
         }
-        let room = usize::try_from(self.settings.max_len.saturating_sub(length)).unwrap_or(usize::MAX);
         Ok(Published { refused, room, hints_lost: self.take_hints_lost() })
     }
 
-    fn xadd(&self, topic: Topic, message: &Message) -> ::redis::Cmd {
-        let mut xadd = cmd("XADD");
-        match topic {
-            // Adding to a stream that is gone would make one without its group, and hide that hints were lost.
-            Topic::Hints => xadd.arg(&self.settings.stream).arg("NOMKSTREAM"),
-            Topic::DeadLetters => {
-                xadd.arg(&self.settings.dead_letter_stream).arg("MAXLEN").arg("~").arg(self.settings.max_len)
-            }
-        };
-        xadd.arg("*")
-            .arg("event_id")
-            .arg(message.event_id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) as &str);
-        let mut field = |name: &str, value: &str| {
-            xadd.arg(name).arg(value);
-        };
-        field("event_type", &message.event_type);
-        match &message.payload {
-            Some(payload) if payload.len() <= MAX_PAYLOAD => field("payload", payload),
-            _ => field("payload_omitted", "too large; see the row"),
-        }
-        field("retry_count", &message.retry_count.to_string());
-        field("trace_id", message.trace_id.as_deref().unwrap_or_default());
-        field("channel", &message.channel);
-        field("target", &message.target);
-        field("template_id", &message.template_id);
-        field("attempt", &message.attempt.to_string());
-        field("replay_count", &message.replay_count.to_string());
-        if let Some(error) = &message.last_error {
-            field("last_error", error);
-        }
-        xadd
-    }
-
     async fn try_ack(&self, receipts: &[Receipt]) -> Result<(), RedisError> {
+        // Deleted first: cut off in between, a deleted entry that is still pending is cleared by XAUTOCLAIM, while an
+        // acknowledged one that is still there would be in nobody's care. (MULTI is refused when memory has run out.)
+        let mut pipeline = pipe();
+        for lane in Lane::ALL {
+            let ids: Vec<&str> =
+                receipts.iter().filter(|receipt| receipt.lane == lane).map(|receipt| receipt.id.as_str()).collect();
+            if !ids.is_empty() {
+                let (stream, group) = (self.settings.stream(lane), &self.settings.group);
+                pipeline.cmd("XDEL").arg(stream).arg(&ids).ignore();
+                pipeline.cmd("XACK").arg(stream).arg(group).arg(&ids).ignore();
+            }
+        }
         if receipts.is_empty() {
             return Ok(());
         }
         let mut connection = self.writer().await?;
-        let ids: Vec<&str> = receipts.iter().map(|receipt| receipt.0.as_str()).collect();
-        let Settings { stream, group, .. } = &self.settings;
-        // Deleted first: cut off in between, a deleted entry that is still pending is cleared by XAUTOCLAIM, while an
-        // acknowledged one that is still there would be in nobody's care. (MULTI is refused when memory has run out.)
-        pipe()
-            .cmd("XDEL")
-            .arg(stream)
-            .arg(&ids)
-            .ignore()
-            .cmd("XACK")
-            .arg(stream)
-            .arg(group)
-            .arg(&ids)
-            .ignore()
-            .query_async(&mut connection)
-            .await
+        pipeline.query_async(&mut connection).await
+    }
+
+    /// The hints among these entries; what is none is dropped, and that is said.
+    async fn dropping_junk(&self, found: Entries) -> Result<Vec<Hint>, RedisError> {
+        if !found.junk.is_empty() {
+            for junk in &found.junk {
+                let stream = self.settings.stream(junk.lane);
+                tracing::warn!(stream, id = junk.id, "dropped an entry that names no event");
+            }
+            self.try_ack(&found.junk).await?;
+        }
+        Ok(found.hints)
     }
 }
 

@@ -90,8 +90,7 @@ impl Waker {
                 return false;
             }
             Err(error) => {
-                tracing::debug!(%error, "asking for the wake-up lock failed");
-                self.listener = None;
+                self.lose_listener(&format!("{error:#}"));
                 self.posture = Posture::Deaf;
                 return false;
             }
@@ -159,19 +158,23 @@ impl Waker {
             && let Err(error) = listener.unlock().await
         {
             // The lock ends with the connection.
-            tracing::debug!(%error, "giving the wake-up lock back failed");
-            self.listener = None;
+            self.lose_listener(&format!("{error:#}"));
         }
         self.posture = Posture::Up;
+    }
+
+    /// The listening connection is of no use any more: another is made before the next sleep.
+    fn lose_listener(&mut self, why: &str) {
+        tracing::warn!(why, "the listening connection was lost; connecting again");
+        self.listener = None;
+        self.posture = Posture::Up;
+        self.listen_again_at = Instant::now();
     }
 
     /// Makes sure of a connection that hears, if there can be one.
     async fn listen(&mut self) {
         if self.listener.as_ref().is_some_and(|listener| !listener.is_alive()) {
-            tracing::warn!("the listening connection was lost; connecting again");
-            self.listener = None;
-            self.posture = Posture::Up;
-            self.listen_again_at = Instant::now();
+            self.lose_listener("it was closed");
         }
         if self.listener.is_some() || Instant::now() < self.listen_again_at {
             return;

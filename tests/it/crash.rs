@@ -120,6 +120,27 @@ async fn what_a_killed_consumer_had_in_hand_is_sent_again_within_the_send_lease_
 }
 
 #[tokio::test]
+async fn the_urgent_hint_of_a_killed_consumer_comes_back_within_the_send_lease_and_two_seconds() {
+    let stage = Stage::new().await;
+    stage.robot.script([Rule::new(Do::Hang).containing("urgent")]);
+    let env = stage.env.clone().with("NOTIFICATION_HINT_LEASE", "1h");
+    let mut killed = Postbell::start(&["run"], &env);
+    let insert = "insert into notification_events (event_type, payload, options)
+        values ('plain', '{\"text\": \"urgent\"}', '{\"urgent\": true}') returning id";
+    let mut ids = vec![stage.world.publish_sql(insert).await];
+    stage.robot.wait_for_requests(1, SOON).await.unwrap();
+    killed.sigkill().await;
+    let died = Instant::now();
+    ids.extend(stage.publish(20).await);
+    let _another = Postbell::start(&["run"], &env);
+    stage.robot.wait_for_messages(21, SOON).await.unwrap();
+    let took = died.elapsed();
+    assert!(took < SEND_LEASE + Duration::from_secs(2), "it took {took:?}");
+    stage.settled().await;
+    stage.assert_arrived_once(&ids, 0);
+}
+
+#[tokio::test]
 async fn a_row_that_kills_its_consumers_fails_alone_among_two_hundred() {
     let stage = Stage::new().await;
     stage.robot.script([Rule::new(Do::Hang).containing("killer").forever()]);

@@ -1,4 +1,6 @@
-//! What any queue must do (`contract`), and what Redis Streams must do beside.
+//! What any queue must do (`contract`), and what Redis Streams must do beside, in both lanes.
+
+mod urgent;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,7 +8,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use postbell::config;
 use postbell::queue::redis::RedisQueue;
-use postbell::queue::{Hint, MAX_PAYLOAD, Message, Queue, Receipt, Topic};
+use postbell::queue::{Hint, Lane, MAX_PAYLOAD, Message, Published, Queue, Receipt, Topic};
 use uuid::Uuid;
 
 use crate::harness::proxy::Proxy;
@@ -41,12 +43,35 @@ fn message(event_id: Uuid) -> Message {
         retry_count: 0,
         attempt: 0,
         replay_count: 0,
+        urgent: false,
         last_error: None,
     }
 }
 
-fn messages(count: u128) -> Vec<Message> {
-    (1..=count).map(|n| message(Uuid::from_u128(n))).collect()
+/// Messages 1 to `count`.
+fn messages(lane: Lane, count: u128) -> Vec<Message> {
+    let urgent = lane == Lane::Urgent;
+    (1..=count).map(|n| Message { urgent, ..message(Uuid::from_u128(n)) }).collect()
+}
+
+/// The key of a stream of hints.
+fn stream(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Urgent => "notification:events:urgent",
+        Lane::Normal => "notification:events",
+    }
+}
+
+/// How many more hints fit into a lane.
+fn room(published: &Published, lane: Lane) -> usize {
+    match lane {
+        Lane::Urgent => published.room.urgent,
+        Lane::Normal => published.room.normal,
+    }
+}
+
+async fn length(redis: &Redis, stream: &str) -> usize {
+    ::redis::cmd("XLEN").arg(stream).query_async(&mut redis.client().await).await.unwrap()
 }
 
 fn ids(hints: &[Hint]) -> BTreeSet<Uuid> {
@@ -68,19 +93,22 @@ async fn receive(queue: &impl Queue, count: usize) -> Vec<Hint> {
     hints
 }
 
-/// What any queue promises; `connect` makes another client of the same empty queue.
-async fn contract<Q: Queue>(connect: impl Fn() -> Q) {
+/// What any queue promises of each lane; `connect` makes another client of the same empty queue.
+async fn contract<Q: Queue>(lane: Lane, connect: impl Fn() -> Q) {
     let (relay, one, other) = (connect(), connect(), connect());
+    let ask = async || relay.publish(Topic::Hints, &[]).await.unwrap();
 
     // A fresh queue may have lost anything, and says so once.
-    assert!(relay.publish(Topic::Hints, &[]).await.unwrap().hints_lost.is_some());
-    assert_eq!(relay.publish(Topic::Hints, &[]).await.unwrap().hints_lost, None);
+    assert!(ask().await.hints_lost.is_some());
+    assert_eq!(ask().await.hints_lost, None);
 
-    // Every message is accepted for itself, and room is told.
-    let room = relay.publish(Topic::Hints, &[]).await.unwrap().room;
-    let published = relay.publish(Topic::Hints, &messages(10)).await.unwrap();
+    // Every message is accepted for itself, and room is told, of each lane.
+    let before = ask().await;
+    let published = relay.publish(Topic::Hints, &messages(lane, 10)).await.unwrap();
     assert_eq!(published.refused, vec![None; 10]);
-    assert_eq!(published.room, room - 10);
+    for other in Lane::ALL {
+        assert_eq!(room(&published, other), room(&before, other) - if other == lane { 10 } else { 0 });
+    }
 
     // No more than asked for, in order, to one consumer only.
     let first = one.receive(4, WAIT).await.unwrap().hints;
@@ -88,7 +116,7 @@ async fn contract<Q: Queue>(connect: impl Fn() -> Q) {
     let rest = receive(&other, 6).await;
     assert_eq!(ids(&rest), (5..=10).map(Uuid::from_u128).collect());
     one.ack(&receipts(&first)).await.unwrap();
-    assert_eq!(relay.publish(Topic::Hints, &[]).await.unwrap().room, room - 6, "what is acknowledged makes room");
+    assert_eq!(room(&ask().await, lane), room(&before, lane) - 6, "what is acknowledged makes room");
 
     // What was not acknowledged comes again, to whoever asks.
     let again = receive(&one, 6).await;
@@ -96,132 +124,163 @@ async fn contract<Q: Queue>(connect: impl Fn() -> Q) {
     one.ack(&receipts(&again)).await.unwrap();
     // Acknowledging twice, or by the receipts of somebody who was too late, harms nothing.
     other.ack(&receipts(&rest)).await.unwrap();
-    assert_eq!(relay.publish(Topic::Hints, &[]).await.unwrap().room, room);
+    assert_eq!(ask().await.room, before.room);
 
     // Nothing there: it waits, and has nothing.
     let waited = tokio::time::Instant::now();
     assert_eq!(one.receive(5, WAIT).await.unwrap().hints, []);
     assert!(waited.elapsed() >= WAIT);
 
+    // Urgent ones overtake the others, all the way and never beyond what is asked for; none is lost for it.
+    relay.publish(Topic::Hints, &messages(Lane::Normal, 5)).await.unwrap();
+    let urgent = (6..=9).map(|n| Message { urgent: true, ..message(Uuid::from_u128(n)) });
+    relay.publish(Topic::Hints, &urgent.collect::<Vec<_>>()).await.unwrap();
+    let mut received = Vec::new();
+    while received.len() < 9 {
+        let hints = one.receive(2, WAIT).await.unwrap().hints;
+        assert!((1..=2).contains(&hints.len()), "{hints:?}");
+        received.extend(hints);
+    }
+    let order: Vec<u128> = received.iter().map(|hint| hint.event_id.as_u128()).collect();
+    assert_eq!(order, [6, 7, 8, 9, 1, 2, 3, 4, 5]);
+    one.ack(&receipts(&received)).await.unwrap();
+    assert_eq!(ask().await.room, before.room);
+
     // Dead letters go elsewhere.
-    assert_eq!(relay.publish(Topic::DeadLetters, &messages(2)).await.unwrap().refused, [None, None]);
+    assert_eq!(relay.publish(Topic::DeadLetters, &messages(lane, 2)).await.unwrap().refused, [None, None]);
     assert_eq!(one.receive(5, WAIT).await.unwrap().hints, []);
+}
+
+/// Runs a test in each lane, on a server of its own.
+async fn in_each_lane(test: impl AsyncFn(Redis, Lane)) {
+    for lane in Lane::ALL {
+        test(Redis::start().await, lane).await;
+    }
 }
 
 #[tokio::test]
 async fn redis_streams_keep_the_contract() {
-    let redis = Redis::start().await;
-    contract(|| connect(&redis.url(), &[])).await;
+    in_each_lane(async |redis, lane| contract(lane, || connect(&redis.url(), &[])).await).await;
 }
 
 #[tokio::test]
 async fn a_flushed_stream_is_made_again_and_reported_by_the_reader() {
-    let redis = Redis::start().await;
-    let queue = connect(&redis.url(), &[]);
-    queue.publish(Topic::Hints, &messages(3)).await.unwrap();
-    receive(&queue, 1).await;
-    redis.flushall().await;
-    let reported = eventually(SOON, "the loss to be reported", async || {
-        queue.receive(1, WAIT).await.unwrap().hints_lost.map(drop)
-    });
-    reported.await;
-    queue.publish(Topic::Hints, &messages(1)).await.unwrap();
-    assert_eq!(ids(&receive(&queue, 1).await), BTreeSet::from([Uuid::from_u128(1)]));
+    in_each_lane(async |redis, lane| {
+        let queue = connect(&redis.url(), &[]);
+        queue.publish(Topic::Hints, &messages(lane, 3)).await.unwrap();
+        receive(&queue, 1).await;
+        redis.flushall().await;
+        let reported = eventually(SOON, "the loss to be reported", async || {
+            queue.receive(1, WAIT).await.unwrap().hints_lost.map(drop)
+        });
+        reported.await;
+        queue.publish(Topic::Hints, &messages(lane, 1)).await.unwrap();
+        assert_eq!(ids(&receive(&queue, 1).await), BTreeSet::from([Uuid::from_u128(1)]));
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_hint_for_a_flushed_stream_is_refused_and_not_added_beside_its_group() {
-    let redis = Redis::start().await;
-    let queue = connect(&redis.url(), &[]);
-    queue.publish(Topic::Hints, &[]).await.unwrap();
-    redis.flushall().await;
-    let published = queue.publish(Topic::Hints, &messages(2)).await.unwrap();
-    assert!(published.hints_lost.is_some());
-    assert!(published.refused.iter().all(Option::is_some), "{published:?}");
-    assert_eq!(queue.publish(Topic::Hints, &messages(2)).await.unwrap().refused, [None, None]);
-    assert_eq!(receive(&queue, 2).await.len(), 2);
+    in_each_lane(async |redis, lane| {
+        let queue = connect(&redis.url(), &[]);
+        queue.publish(Topic::Hints, &[]).await.unwrap();
+        redis.flushall().await;
+        let published = queue.publish(Topic::Hints, &messages(lane, 2)).await.unwrap();
+        assert!(published.hints_lost.is_some());
+        assert!(published.refused.iter().all(Option::is_some), "{published:?}");
+        assert_eq!(queue.publish(Topic::Hints, &messages(lane, 2)).await.unwrap().refused, [None, None]);
+        assert_eq!(receive(&queue, 2).await.len(), 2);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn another_server_at_the_same_address_is_noticed() {
-    let redis = Redis::start().await;
-    let queue = connect(&redis.url(), &[]);
-    queue.publish(Topic::Hints, &[]).await.unwrap();
-    redis.kill().await;
-    assert!(queue.publish(Topic::Hints, &messages(1)).await.is_err());
-    redis.restart_empty().await;
-    // Somebody else has made the group already: only the server's run_id tells.
-    connect(&redis.url(), &[]).publish(Topic::Hints, &[]).await.unwrap();
-    let noticed = eventually(SOON, "the other server to be noticed", async || {
-        queue.publish(Topic::Hints, &[]).await.ok()?.hints_lost.map(drop)
-    });
-    noticed.await;
+    in_each_lane(async |redis, lane| {
+        let queue = connect(&redis.url(), &[]);
+        queue.publish(Topic::Hints, &[]).await.unwrap();
+        redis.kill().await;
+        assert!(queue.publish(Topic::Hints, &messages(lane, 1)).await.is_err());
+        redis.restart_empty().await;
+        // Somebody else has made the group already: only the server's run_id tells.
+        connect(&redis.url(), &[]).publish(Topic::Hints, &[]).await.unwrap();
+        let noticed = eventually(SOON, "the other server to be noticed", async || {
+            queue.publish(Topic::Hints, &[]).await.ok()?.hints_lost.map(drop)
+        });
+        noticed.await;
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_full_stream_has_no_room_and_dead_letters_are_trimmed_instead() {
-    let redis = Redis::start().await;
-    let queue = connect(&redis.url(), &["--stream-max-len", "3"]);
-    queue.publish(Topic::Hints, &[]).await.unwrap();
-    assert_eq!(queue.publish(Topic::Hints, &messages(2)).await.unwrap().room, 1);
-    assert_eq!(queue.publish(Topic::Hints, &messages(2)).await.unwrap().room, 0);
-    for _ in 0..5 {
-        assert_eq!(queue.publish(Topic::DeadLetters, &messages(100)).await.unwrap().refused, vec![None; 100]);
-    }
-    let length: usize =
-        ::redis::cmd("XLEN").arg("notification:deadletter").query_async(&mut redis.client().await).await.unwrap();
-    assert!(length < 300, "the dead-letter stream grew to {length} entries");
+    in_each_lane(async |redis, lane| {
+        let queue = connect(&redis.url(), &["--stream-max-len", "3"]);
+        queue.publish(Topic::Hints, &[]).await.unwrap();
+        assert_eq!(room(&queue.publish(Topic::Hints, &messages(lane, 2)).await.unwrap(), lane), 1);
+        let published = queue.publish(Topic::Hints, &messages(lane, 2)).await.unwrap();
+        for other in Lane::ALL {
+            assert_eq!(room(&published, other), if other == lane { 0 } else { 3 });
+        }
+        for _ in 0..5 {
+            assert_eq!(queue.publish(Topic::DeadLetters, &messages(lane, 100)).await.unwrap().refused, vec![None; 100]);
+        }
+        let length = length(&redis, "notification:deadletter").await;
+        assert!(length < 300, "the dead-letter stream grew to {length} entries");
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn entries_of_strangers_are_dropped_and_take_no_hint_with_them() {
-    let redis = Redis::start().await;
-    let queue = connect(&redis.url(), &[]);
-    queue.publish(Topic::Hints, &[]).await.unwrap();
-    let mut client = redis.client().await;
-    for fields in [["event_id", "nonsense"], ["hello", "world"], ["event_id", "\u{0}"]] {
-        let _: String = ::redis::cmd("XADD")
-            .arg("notification:events")
-            .arg("*")
-            .arg(&fields)
-            .query_async(&mut client)
-            .await
-            .unwrap();
-    }
-    queue.publish(Topic::Hints, &messages(1)).await.unwrap();
-    let hints = receive(&queue, 1).await;
-    queue.ack(&receipts(&hints)).await.unwrap();
-    let length: usize = ::redis::cmd("XLEN").arg("notification:events").query_async(&mut client).await.unwrap();
-    assert_eq!(length, 0);
+    in_each_lane(async |redis, lane| {
+        let queue = connect(&redis.url(), &[]);
+        queue.publish(Topic::Hints, &[]).await.unwrap();
+        let mut client = redis.client().await;
+        for fields in [["event_id", "nonsense"], ["hello", "world"], ["event_id", "\u{0}"]] {
+            let _: String =
+                ::redis::cmd("XADD").arg(stream(lane)).arg("*").arg(&fields).query_async(&mut client).await.unwrap();
+        }
+        queue.publish(Topic::Hints, &messages(lane, 1)).await.unwrap();
+        let hints = receive(&queue, 1).await;
+        queue.ack(&receipts(&hints)).await.unwrap();
+        assert_eq!(length(&redis, stream(lane)).await, 0);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_refused_entry_does_not_hide_in_a_successful_pipeline() {
-    let redis = Redis::start().await;
-    let queue = connect(&redis.url(), &[]);
-    queue.publish(Topic::Hints, &messages(1)).await.unwrap();
-    let mut client = redis.client().await;
-    let _: () = ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut client).await.unwrap();
-    let published = queue.publish(Topic::Hints, &messages(2)).await.unwrap();
-    assert!(published.refused.iter().flatten().all(|why| why.contains("OOM")), "{published:?}");
-    assert_eq!(published.refused.iter().flatten().count(), 2);
+    in_each_lane(async |redis, lane| {
+        let queue = connect(&redis.url(), &[]);
+        queue.publish(Topic::Hints, &messages(lane, 1)).await.unwrap();
+        let mut client = redis.client().await;
+        let _: () = ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut client).await.unwrap();
+        let published = queue.publish(Topic::Hints, &messages(lane, 2)).await.unwrap();
+        assert!(published.refused.iter().flatten().all(|why| why.contains("OOM")), "{published:?}");
+        assert_eq!(published.refused.iter().flatten().count(), 2);
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn hints_that_were_on_their_way_when_the_connection_broke_come_again_at_once() {
-    let redis = Redis::start().await;
-    let proxy = Proxy::start(Protocol::Redis, redis.address()).await;
-    let queue = connect(&format!("redis://{}", proxy.address()), &[]);
-    queue.publish(Topic::Hints, &[]).await.unwrap();
-    queue.receive(1, WAIT).await.unwrap();
-    let trap = proxy.at("XREADGROUP", 1, crate::harness::proxy::Where::AfterReply);
-    queue.publish(Topic::Hints, &messages(3)).await.unwrap();
-    let (received, ()) = tokio::join!(queue.receive(3, WAIT), async {
-        trap.sprung().await;
-        trap.cut();
-    });
-    assert!(received.is_err(), "the reply was cut off");
-    assert_eq!(ids(&receive(&queue, 3).await).len(), 3);
+    in_each_lane(async |redis, lane| {
+        let proxy = Proxy::start(Protocol::Redis, redis.address()).await;
+        let queue = connect(&format!("redis://{}", proxy.address()), &[]);
+        queue.publish(Topic::Hints, &[]).await.unwrap();
+        queue.receive(1, WAIT).await.unwrap();
+        let trap = proxy.at("XREADGROUP", 1, crate::harness::proxy::Where::AfterReply);
+        queue.publish(Topic::Hints, &messages(lane, 3)).await.unwrap();
+        let (received, ()) = tokio::join!(queue.receive(3, WAIT), async {
+            trap.sprung().await;
+            trap.cut();
+        });
+        assert!(received.is_err(), "the reply was cut off");
+        assert_eq!(ids(&receive(&queue, 3).await).len(), 3);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -251,16 +310,17 @@ async fn a_person_who_looks_into_the_stream_finds_what_the_hint_is_about() {
 
 #[tokio::test]
 async fn a_server_out_of_memory_can_still_be_read_from_and_so_freed() {
-    let redis = Redis::start().await;
-    connect(&redis.url(), &[]).publish(Topic::Hints, &[]).await.unwrap();
-    connect(&redis.url(), &[]).publish(Topic::Hints, &messages(5)).await.unwrap();
-    let mut client = redis.client().await;
-    let _: () = ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut client).await.unwrap();
-    let newcomer = connect(&redis.url(), &[]);
-    let hints = receive(&newcomer, 5).await;
-    newcomer.ack(&receipts(&hints)).await.unwrap();
-    let length: usize = ::redis::cmd("XLEN").arg("notification:events").query_async(&mut client).await.unwrap();
-    assert_eq!(length, 0);
+    in_each_lane(async |redis, lane| {
+        connect(&redis.url(), &[]).publish(Topic::Hints, &[]).await.unwrap();
+        connect(&redis.url(), &[]).publish(Topic::Hints, &messages(lane, 5)).await.unwrap();
+        let mut client = redis.client().await;
+        let _: () = ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query_async(&mut client).await.unwrap();
+        let newcomer = connect(&redis.url(), &[]);
+        let hints = receive(&newcomer, 5).await;
+        newcomer.ack(&receipts(&hints)).await.unwrap();
+        assert_eq!(length(&redis, stream(lane)).await, 0);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -268,6 +328,6 @@ async fn replies_are_read_as_resp2_whatever_the_url_asks_for() {
     let redis = Redis::start().await;
     let queue = connect(&format!("{}?protocol=resp3", redis.url()), &[]);
     queue.publish(Topic::Hints, &[]).await.unwrap();
-    queue.publish(Topic::Hints, &messages(2)).await.unwrap();
+    queue.publish(Topic::Hints, &messages(Lane::Normal, 2)).await.unwrap();
     assert_eq!(receive(&queue, 2).await.len(), 2);
 }

@@ -11,8 +11,12 @@ use crate::harness::{SOON, eventually};
 
 /// Hints in the stream, by event.
 async fn hints(stage: &Stage) -> BTreeMap<Uuid, usize> {
+    hints_in(stage, "notification:events").await
+}
+
+async fn hints_in(stage: &Stage, stream: &str) -> BTreeMap<Uuid, usize> {
     let entries: Vec<(String, BTreeMap<String, String>)> = redis::cmd("XRANGE")
-        .arg("notification:events")
+        .arg(stream)
         .arg("-")
         .arg("+")
         .query_async(&mut stage.world.redis.client().await)
@@ -201,4 +205,43 @@ async fn a_full_stream_stops_hints_but_not_dead_letters() {
         .unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(hints(&stage).await.len(), 10, "no hint was added to a full stream");
+}
+
+/// Inserts one event that asks to go before others.
+async fn publish_urgent(stage: &Stage) -> Uuid {
+    let insert = "insert into notification_events (event_type, payload, options)
+        values ('plain', '{\"text\": \"urgent\"}', '{\"urgent\": true}') returning id";
+    stage.world.publish_sql(insert).await
+}
+
+#[tokio::test]
+async fn a_full_stream_stops_no_urgent_hint() {
+    let stage = Stage::new().await;
+    let env = stage.env.clone().with("NOTIFICATION_STREAM_MAX_LEN", "10").with("NOTIFICATION_HINT_LEASE", "1h");
+    let _relay = Postbell::start(&["relay"], &env);
+    stage.publish(50).await;
+    hinted(&stage, 10).await;
+    let mut urgent = BTreeMap::new();
+    // Whether it is found full, or becomes so in between.
+    for _ in 0..3 {
+        urgent.insert(publish_urgent(&stage).await, 1);
+        eventually(SOON, "the urgent event to be hinted", async || {
+            (hints_in(&stage, "notification:events:urgent").await == urgent).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(hints(&stage).await.len(), 10, "no other hint was added to a full stream");
+}
+
+#[tokio::test]
+async fn a_full_urgent_stream_stops_no_other_hint() {
+    let stage = Stage::new().await;
+    let env = stage.env.clone().with("NOTIFICATION_STREAM_MAX_LEN", "2").with("NOTIFICATION_HINT_LEASE", "1h");
+    let _relay = Postbell::start(&["relay"], &env);
+    for _ in 0..5 {
+        publish_urgent(&stage).await;
+    }
+    stage.publish_one("other").await;
+    hinted(&stage, 1).await;
+    assert_eq!(hints_in(&stage, "notification:events:urgent").await.len(), 2);
 }

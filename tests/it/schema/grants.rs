@@ -13,7 +13,7 @@ async fn role(database: &Database, kind: &str) -> Client {
     let name = format!("{kind}_{:016x}", fastrand::u64(..));
     admin.batch_execute(&format!("create role {name} login")).await.unwrap();
     let said = one(&admin, &format!("select notification_grant('{name}', '{kind}')")).await;
-    assert_eq!(said, format!("{name} is now a {kind}"));
+    assert_eq!(said, format!("granted to {name}: {kind}"));
     database.client_as(&name).await
 }
 
@@ -146,7 +146,7 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
     for (name, sql) in statements() {
         let ran = match name.as_str() {
             "backlog" => relay.query(&sql, &[&10_i64]).await,
-            "claim" => relay.query(&sql, &[&10_i64, &10_i64, &60.0]).await,
+            "claim" => relay.query(&sql, &[&10_i64, &10_i64, &10_i64, &60.0]).await,
             "complete_dead_letters" => relay.query(&sql, &[&ids, &zeros]).await,
             "give_back" => relay.query(&sql, &[&ids]).await,
             "holds" => relay.query(&sql, &[&id, &0, &0]).await,

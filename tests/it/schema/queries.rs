@@ -41,12 +41,12 @@ async fn every_statement_prepares_and_begins_with_its_name() {
 async fn plan_of_claim(client: &Client) -> String {
     client.batch_execute("deallocate all").await.unwrap();
     client.batch_execute("vacuum analyze notification_events").await.unwrap();
-    let prepare = format!("prepare claim (bigint, bigint, double precision) as {}", statement("claim"));
+    let prepare = format!("prepare claim (bigint, bigint, bigint, double precision) as {}", statement("claim"));
     client.batch_execute(&prepare).await.unwrap();
     for _ in 0..10 {
-        client.batch_execute("begin; execute claim (500, 500, 60); rollback").await.unwrap();
+        client.batch_execute("begin; execute claim (500, 500, 500, 60); rollback").await.unwrap();
     }
-    let rows = client.query("explain execute claim (500, 500, 60)", &[]).await.unwrap();
+    let rows = client.query("explain execute claim (500, 500, 500, 60)", &[]).await.unwrap();
     rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n")
 }
 
@@ -62,6 +62,7 @@ async fn a_claim_walks_the_due_index_whatever_the_table_holds() {
         client.batch_execute(state).await.unwrap();
         let plan = plan_of_claim(&client).await;
         assert!(plan.contains("Index Scan using notification_events_due on"), "{plan}");
+        assert!(plan.contains("Index Scan using notification_events_due_urgent on"), "{plan}");
         assert!(plan.contains("notification_events_unburied on"), "{plan}");
         // How the rows it found are joined for the update is the planner's choice.
         let finding: String = plan.lines().skip(1).take_while(|line| !line.starts_with("  ->")).collect();
@@ -85,12 +86,125 @@ async fn a_claim_hints_the_oldest_first_and_nothing_twice() {
     client.batch_execute("begin").await.unwrap();
     let mut claimed = Vec::new();
     for (who, most) in [(&client, 2_i64), (&other, 9), (&client, 9)] {
-        let rows = who.query(&claim, &[&9_i64, &most, &60.0]).await.unwrap();
+        let rows = who.query(&claim, &[&9_i64, &most, &9_i64, &60.0]).await.unwrap();
         let mut events: Vec<_> = rows.iter().map(|row| row.get::<_, String>("event_type")).collect();
         events.sort();
         claimed.push(events.join(" "));
     }
     assert_eq!(claimed, ["first second", "third", ""]);
+}
+
+#[tokio::test]
+async fn a_claim_hints_urgent_rows_before_older_ones_within_its_limits() {
+    let (database, client) = database().await;
+    client
+        .batch_execute(
+            "insert into notification_events (event_type, payload, options, scheduled_at)
+            select event_type, '{}', case when event_type like 'u%' then '{\"urgent\": true}' else '{}' end::jsonb,
+                now() - age * interval '1 minute'
+            from (values ('o1', 9), ('o2', 8), ('o3', 7), ('u1', 3), ('u2', 2), ('u3', 1), ('u4', -1)) v (event_type, age)",
+        )
+        .await
+        .unwrap();
+    let claim = statement("claim");
+    let others = [database.client().await, database.client().await, database.client().await];
+    let mut claimed = Vec::new();
+    // The last has nothing left, although the others have not committed.
+    for (who, hints, urgent) in [(&client, 1_i64, 2_i64), (&others[0], 2, 1), (&others[1], 9, 9), (&others[2], 9, 9)] {
+        who.batch_execute("begin").await.unwrap();
+        let rows = who.query(&claim, &[&9_i64, &hints, &urgent, &60.0]).await.unwrap();
+        let mut events: Vec<_> = rows.iter().map(|row| row.get::<_, String>("event_type")).collect();
+        events.sort();
+        assert!(
+            rows.iter().all(|row| row.get::<_, bool>("urgent") == row.get::<_, String>("event_type").starts_with('u'))
+        );
+        claimed.push(events.join(" "));
+    }
+    assert_eq!(claimed, ["u1 u2", "o1 u3", "o2 o3", ""]);
+}
+
+/// How much a statement touched: pages, and rows that it looked at in vain.
+async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
+    let types = match name {
+        "claim" => "(bigint, bigint, bigint, double precision)",
+        "release_hints" => "(double precision, bigint)",
+        "backlog" => "(bigint)",
+        _ => "",
+    };
+    client.batch_execute("deallocate all").await.unwrap();
+    client.batch_execute(&format!("prepare statement {types} as {}", statement(name))).await.unwrap();
+    let mut most = (0, 0);
+    // From the sixth on with a plan that does not know the arguments.
+    for _ in 0..7 {
+        client.batch_execute("begin").await.unwrap();
+        let explain = format!("explain (analyze, buffers, timing off) execute statement {arguments}");
+        let plan = client.query(&explain, &[]).await.unwrap();
+        client.batch_execute("rollback").await.unwrap();
+        let number = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap();
+        let (mut pages, mut in_vain) = (0, 0);
+        for line in plan.iter().map(|row| row.get::<_, String>(0)) {
+            if let Some((_, rows)) = line.split_once("Rows Removed by Filter: ") {
+                in_vain += number(rows);
+            }
+            // The first line of pages is that of the whole statement.
+            if pages == 0 && line.contains("Buffers: shared") {
+                let count = |kind: &str| line.split_once(kind).map_or(0, |(_, pages)| number(pages));
+                pages = count("hit=") + count("read=");
+            }
+        }
+        most = (most.0.max(pages), most.1.max(in_vain));
+    }
+    most
+}
+
+#[tokio::test]
+async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
+    let (_database, client) = database().await;
+    let rest = "insert into notification_events (event_type, payload, options, hinted_until, waiting_since, robot)
+        select 'resting', '{}', case when n % 10 = 0 then '{\"urgent\": true}' else '{}' end::jsonb,
+            'infinity', now(), 'default'
+        from generate_series(1, 200000) n";
+    client.batch_execute(rest).await.unwrap();
+    client.batch_execute("vacuum analyze notification_events").await.unwrap();
+    let pages: i64 = client
+        .query_one("select pg_relation_size('notification_events') / current_setting('block_size')::bigint", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert!(pages > 5_000, "{pages}");
+    let look = async |due: &str| {
+        for (name, arguments) in [
+            ("claim", "(500, 500, 500, 60)"),
+            ("release_hints", "(60, 5000)"),
+            ("backlog", "(10000)"),
+            ("next_due", ""),
+        ] {
+            let (pages, in_vain) = touched(&client, name, arguments).await;
+            assert!(pages < 500 && in_vain < 20, "{name}, {due}: {pages} pages, {in_vain} rows in vain");
+        }
+    };
+    look("nothing due").await;
+    let next_due = async || client.query_one(&statement("next_due"), &[]).await.unwrap().get::<_, Option<f64>>(0);
+    assert_eq!(next_due().await, None, "nothing is due before somebody says so");
+
+    let others = "insert into notification_events (event_type, payload, options, hinted_until)
+        values ('due', '{}', '{}', null), ('due', '{}', '{\"urgent\": true}', null),
+            ('hinted', '{}', '{}', now() + interval '50 s')";
+    client.batch_execute(others).await.unwrap();
+    look("some due").await;
+    let backlog = client.query_one(&statement("backlog"), &[&10_i64]).await.unwrap();
+    assert_eq!(backlog.get::<_, i64>("due"), 2);
+    let claimed = client.query(&statement("claim"), &[&9_i64, &9_i64, &9_i64, &40.0]).await.unwrap();
+    assert!(claimed.len() == 2 && claimed.iter().all(|row| row.get::<_, &str>("event_type") == "due"));
+    let seconds = next_due().await.unwrap();
+    assert!((1.0..=40.0).contains(&seconds), "{seconds}");
+    let released = client.query_one(&statement("release_hints"), &[&60.0, &5000_i64]).await.unwrap();
+    assert_eq!(released.get::<_, i64>("released"), 3);
+
+    // Not even one that failed while it rested keeps the relay from knowing when to wake up.
+    let fail = "update notification_events set status = 'failed', failed_at = now() where seq = 1";
+    client.batch_execute(fail).await.unwrap();
+    assert!(next_due().await.is_some());
 }
 
 #[tokio::test]
@@ -103,7 +217,7 @@ async fn a_hint_leaves_out_a_payload_that_is_large_however_well_it_compresses() 
         )
         .await
         .unwrap();
-    let rows = client.query(&statement("claim"), &[&9_i64, &9_i64, &60.0]).await.unwrap();
+    let rows = client.query(&statement("claim"), &[&9_i64, &9_i64, &9_i64, &60.0]).await.unwrap();
     assert_eq!(rows.len(), 2);
     for row in rows {
         let payload: Option<String> = row.get("payload");
@@ -142,7 +256,7 @@ async fn most_takes_are_heap_only_updates() {
     let insert = "insert into notification_events (event_type, payload)
         select 'a', '{\"name\": \"张三\"}' from generate_series(1, 1000)";
     client.batch_execute(insert).await.unwrap();
-    let claimed = client.query(&statement("claim"), &[&0_i64, &1000_i64, &60.0]).await.unwrap();
+    let claimed = client.query(&statement("claim"), &[&0_i64, &1000_i64, &0_i64, &60.0]).await.unwrap();
     let ids: Vec<uuid::Uuid> = claimed.iter().map(|row| row.get("id")).collect();
     for ids in ids.chunks(50) {
         client.query(&statement("take"), &[&ids, &45.0, &true, &3]).await.unwrap();
