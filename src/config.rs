@@ -159,6 +159,37 @@ pub struct Service {
     pub shutdown_grace: Duration,
 }
 
+/// What every long-running process needs.
+#[derive(Args, Clone, Debug)]
+pub struct Sidecar {
+    /// Where the rows are.
+    #[command(flatten)]
+    pub database: Database,
+    /// Where the hints go.
+    #[command(flatten)]
+    pub queue: Queue,
+    /// How long a hint is trusted.
+    #[command(flatten)]
+    pub hints: Hints,
+    /// Health, metrics and shutdown.
+    #[command(flatten)]
+    pub service: Service,
+}
+
+/// What a process needs that sends.
+#[derive(Args, Clone, Debug)]
+pub struct Sending {
+    /// How it takes and retries.
+    #[command(flatten)]
+    pub consumer: Consumer,
+    /// How it reaches the robots.
+    #[command(flatten)]
+    pub channel: Channel,
+    /// What it renders with.
+    #[command(flatten)]
+    pub templates: Templates,
+}
+
 /// What is logged, and how.
 #[derive(Args, Clone, Debug)]
 pub struct Log {

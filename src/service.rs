@@ -43,31 +43,26 @@ const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 /// What to run.
 #[derive(Debug)]
 pub struct Service {
-    /// Where the rows are.
-    pub database: config::Database,
-    /// Where the hints go.
-    pub queue: config::Queue,
-    /// How long a hint is trusted.
-    pub hints: config::Hints,
-    /// Health, metrics and shutdown.
-    pub service: config::Service,
+    /// What every part needs.
+    pub sidecar: config::Sidecar,
     /// The relay, if it is to run here.
     pub relay: Option<config::Relay>,
-    /// The consumer with its channel and templates, if it is to run here.
-    pub consumer: Option<(config::Consumer, config::Channel, config::Templates)>,
+    /// The consumer, if it is to run here.
+    pub sending: Option<config::Sending>,
 }
 
 impl Service {
     /// Runs until SIGTERM or SIGINT, then stops in order. A second signal ends the process at once.
     pub async fn run(self) -> anyhow::Result<()> {
-        let database = Database::new(&self.database)?;
+        let sidecar = &self.sidecar;
+        let database = Database::new(&sidecar.database)?;
         let health = Arc::new(Health::default());
         let metrics = Arc::new(Metrics::default());
-        let send_lease = self.consumer.as_ref().map_or(Duration::ZERO, |(consumer, _, _)| consumer.send_lease);
-        let queue = Arc::new(RedisQueue::new(&self.queue, send_lease)?);
+        let send_lease = self.sending.as_ref().map_or(Duration::ZERO, |sending| sending.consumer.send_lease);
+        let queue = Arc::new(RedisQueue::new(&sidecar.queue, send_lease)?);
         // Everything that can be refused is looked at before the first connection is made.
-        let sending = match &self.consumer {
-            Some((consumer, channel, templates)) => {
+        let sending = match &self.sending {
+            Some(config::Sending { consumer, channel, templates }) => {
                 if channel.webhook().is_none() {
                     tracing::warn!("DINGTALK_NOTIFICATION_WEBHOOK is not set: events for the target default will fail");
                 }
@@ -80,10 +75,10 @@ impl Service {
         if let Some(config) = &self.relay {
             Relay::<RedisQueue>::expect(&health, config);
         }
-        if let Some((config, _, _)) = &self.consumer {
-            Consumer::<RedisQueue>::expect(&health, config, &self.queue);
+        if let Some(sending) = &self.sending {
+            Consumer::<RedisQueue>::expect(&health, &sending.consumer, &sidecar.queue);
         }
-        let listener = match self.service.http_addr {
+        let listener = match sidecar.service.http_addr {
             HttpAddr::Off => None,
             HttpAddr::At(addr) => Some(TcpListener::bind(addr).await.with_context(|| {
                 format!("NOTIFICATION_HTTP_ADDR (--http-addr): cannot listen on {addr}; choose another, port 0 for a free one, or off")
@@ -111,26 +106,26 @@ impl Service {
                 database.clone(),
                 queue.clone(),
                 config,
-                &self.hints,
+                &sidecar.hints,
                 health.clone(),
                 metrics.clone(),
             );
-            tracing::info!(stream = self.queue.queue_stream, "relay started");
+            tracing::info!(stream = sidecar.queue.queue_stream, "relay started");
             parts.spawn(named("relay", relay.run(stop.clone())));
         }
         if let Some((config, channels, templates)) = sending {
             let store = Store::new(database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?);
             let (health, metrics) = (health.clone(), metrics.clone());
             let parts_of_it =
-                Parts { config, hints: &self.hints, queue: &self.queue, templates, channels, health, metrics };
+                Parts { config, hints: &sidecar.hints, queue: &sidecar.queue, templates, channels, health, metrics };
             let consumer = Consumer::new(store, queue.clone(), parts_of_it);
             tracing::info!(
-                stream = self.queue.queue_stream,
-                group = self.queue.consumer_group,
+                stream = sidecar.queue.queue_stream,
+                group = sidecar.queue.consumer_group,
                 consumer = queue.consumer(),
                 "consumer started"
             );
-            let stop = Stop { requested: stop.clone(), grace: self.service.shutdown_grace };
+            let stop = Stop { requested: stop.clone(), grace: sidecar.service.shutdown_grace };
             parts.spawn(named("consumer", consumer.run(stop)));
         }
         let result = join(parts, &stop).await;

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -214,16 +214,23 @@ impl RefusingProxy {
     }
 }
 
-/// Everything that is logged by this thread, at every level.
+/// Everything that this process logs from the first capture on, at every level. It is the process's, not a thread's:
+/// whether a log statement is wanted at all is decided for the whole process, by whichever thread comes first.
 #[derive(Clone, Default)]
 pub(super) struct Logs(Arc<Mutex<Vec<u8>>>);
 
 impl Logs {
-    pub(super) fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let logs = self.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || logs.clone());
-        tracing::subscriber::set_default(subscriber.finish())
+    pub(super) fn capture() -> Logs {
+        static LOGS: OnceLock<Logs> = OnceLock::new();
+        let capture = || {
+            let logs = Logs::default();
+            let writer = logs.clone();
+            let subscriber =
+                tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
+            tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+            logs
+        };
+        LOGS.get_or_init(capture).clone()
     }
 
     pub(super) fn text(&self) -> String {

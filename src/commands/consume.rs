@@ -8,30 +8,12 @@ use crate::service::Service;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    database: config::Database,
+    sidecar: config::Sidecar,
     #[command(flatten)]
-    queue: config::Queue,
-    #[command(flatten)]
-    hints: config::Hints,
-    #[command(flatten)]
-    consumer: config::Consumer,
-    #[command(flatten)]
-    channel: config::Channel,
-    #[command(flatten)]
-    templates: config::Templates,
-    #[command(flatten)]
-    service: config::Service,
+    sending: config::Sending,
 }
 
 /// Runs until told to stop.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let service = Service {
-        database: args.database,
-        queue: args.queue,
-        hints: args.hints,
-        service: args.service,
-        relay: None,
-        consumer: Some((args.consumer, args.channel, args.templates)),
-    };
-    block_on(service.run())
+    block_on(Service { sidecar: args.sidecar, relay: None, sending: Some(args.sending) }.run())
 }

@@ -8,26 +8,12 @@ use crate::service::Service;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    database: config::Database,
-    #[command(flatten)]
-    queue: config::Queue,
-    #[command(flatten)]
-    hints: config::Hints,
+    sidecar: config::Sidecar,
     #[command(flatten)]
     relay: config::Relay,
-    #[command(flatten)]
-    service: config::Service,
 }
 
 /// Runs until told to stop.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let service = Service {
-        database: args.database,
-        queue: args.queue,
-        hints: args.hints,
-        service: args.service,
-        relay: Some(args.relay),
-        consumer: None,
-    };
-    block_on(service.run())
+    block_on(Service { sidecar: args.sidecar, relay: Some(args.relay), sending: None }.run())
 }

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use postbell::sandbox::{Do, Rule};
 
-use crate::harness::SOON;
 use crate::harness::process::Postbell;
 use crate::harness::proxy::{Proxy, Where};
 use crate::harness::servers::Postgres;
 use crate::harness::stage::{SEND_LEASE, Stage};
 use crate::harness::wire::Protocol;
+use crate::harness::{SOON, eventually};
 
 /// Longest time until everything is done after a crash: a hint lease, then a send lease, and a little.
 const RECOVERY: Duration = Duration::from_secs(15);
@@ -264,4 +264,29 @@ async fn a_database_that_stops_answering_is_given_up_and_asked_again() {
     postgres.resume();
     stage.settled_within(SOON * 2).await;
     stage.assert_arrived_once(&ids, 5);
+}
+
+#[tokio::test]
+async fn a_database_that_crashes_and_comes_back_costs_no_event() {
+    let stage = Stage::new().await;
+    stage.robot.script([Rule::new(Do::DelayMs(30)).forever()]);
+    let postgres = Postgres::own().await;
+    let database = postgres.database().await;
+    let _postbell = Postbell::start(&["run"], &stage.env.clone().with("DATABASE_URL", database.url()));
+    let insert = "insert into notification_events (event_type, payload)
+        select 'plain', jsonb_build_object('text', 'number ' || n || '.') from generate_series(1, 300) n returning id";
+    let rows = database.client().await.query(insert, &[]).await.unwrap();
+    let ids: Vec<uuid::Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    stage.robot.wait_for_messages(50, SOON).await.unwrap();
+    postgres.stop_immediate().await;
+    postgres.start().await;
+    let client = database.client().await;
+    eventually(SOON, "all events to be delivered", async || {
+        let open = "select count(*) from notification_events where status <> 'delivered'";
+        let open: i64 = client.query_one(open, &[]).await.unwrap().get(0);
+        (open == 0).then_some(())
+    })
+    .await;
+    // What was sent while nothing could be recorded is recorded afterwards, or sent again with the same key.
+    stage.assert_arrived_once(&ids, 300);
 }
