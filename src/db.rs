@@ -5,7 +5,7 @@ mod tls;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use secrecy::ExposeSecret as _;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
@@ -118,6 +118,14 @@ impl Database {
     > {
         self.config.connect(self.tls.connector()).await
     }
+}
+
+/// A connection of the pool. The error is the server's or the network's own, without the pool's words around it.
+pub async fn client(pool: &Pool) -> anyhow::Result<Object> {
+    pool.get().await.map_err(|error| match error {
+        PoolError::Backend(cause) => anyhow::Error::new(cause),
+        other => anyhow::Error::new(other).context("connecting to PostgreSQL"),
+    })
 }
 
 /// What a session sets, whatever the database's or the role's defaults are.

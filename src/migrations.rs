@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use deadpool_postgres::Pool;
 
 use crate::cli::BadConfiguration;
+use crate::db;
 
 mod embedded {
     refinery::embed_migrations!("sql/migrations");
@@ -17,7 +18,7 @@ const LOCK: i64 = 0x7062_6d69_6772_6174;
 
 /// Applies what is missing and returns its names, oldest first.
 pub async fn migrate(pool: &Pool) -> anyhow::Result<Vec<String>> {
-    let mut client = pool.get().await.context("connecting to PostgreSQL")?;
+    let mut client = db::client(pool).await?;
     client.batch_execute("set statement_timeout = 0").await?;
     client.execute("select pg_advisory_lock($1)", &[&LOCK]).await.context("waiting for another migration to end")?;
     let mut runner = embedded::migrations::runner();
@@ -36,7 +37,7 @@ pub fn newest() -> i32 {
 
 /// Refuses a schema older than this binary. A newer one is fine: migrations only expand what an older binary uses.
 pub async fn check(pool: &Pool) -> anyhow::Result<()> {
-    let client = pool.get().await?;
+    let client = db::client(pool).await?;
     let exists: bool =
         client.query_one("select to_regclass($1) is not null", &[&format!("public.{HISTORY}")]).await?.get(0);
     let found: i32 = if exists {

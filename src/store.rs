@@ -258,7 +258,7 @@ impl Store {
     /// One try, within a time that bounds every step. A connection that does not answer, or leads to a server that
     /// cannot do the work, is not used again.
     async fn try_rows(&self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> anyhow::Result<Vec<Row>> {
-        let client = self.pool.get().await.context("connecting to PostgreSQL")?;
+        let client = db::client(&self.pool).await?;
         let answer = async {
             let statement = client.prepare_cached(query).await?;
             client.query(&statement, parameters).await

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::block_on;
 use crate::cli::{BadConfiguration, NotYet};
 use crate::config;
-use crate::db::{Database, Durability};
+use crate::db::{self, Database, Durability};
 
 /// Arguments of `postbell publish`.
 #[derive(clap::Args, Debug)]
@@ -84,7 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = object("--options", &args.options)?;
     block_on(async {
         let pool = Database::new(&args.database)?.pool(1, Durability::Durable)?;
-        let client = pool.get().await.context("connecting to PostgreSQL")?;
+        let client = db::client(&pool).await?;
         let published = client
             .query_one(
                 "select notification_publish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::block_on;
 use crate::config;
-use crate::db::{Database, Durability};
+use crate::db::{self, Database, Durability};
 
 /// Arguments of `postbell status`.
 #[derive(clap::Args, Debug)]
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 async fn read(args: &Args) -> anyhow::Result<(Map<String, Value>, Vec<Map<String, Value>>)> {
     let pool = Database::new(&args.database)?.pool(1, Durability::Durable)?;
-    let client = pool.get().await.context("connecting to PostgreSQL")?;
+    let client = db::client(&pool).await?;
     let counts = client
         .query("select status, count(*) from notification_status group by status order by status", &[])
         .await
