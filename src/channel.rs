@@ -1,29 +1,33 @@
 //! 6 — the channel: from a message to the robot of a group.
 //!
-//! [`Channels::resolve`] finds the robot that an event names, [`Channels::send`] sends it one message and reports what
-//! became of it. What a platform's answer means is decided by one pure function per platform
-//! (`dingtalk::outcome::classify`). Nothing here knows of rows, leases in SQL or budgets: the consumer asks for those
-//! before it sends, and is asked through [`MaySend`] before every try.
+//! [`Channels::resolve`] finds the robots that an event may go through, [`Channels::send`] sends one message through one of
+//! them and reports what became of it. What a platform's answer means is decided by one pure function per platform
+//! (`dingtalk::outcome::classify`). Nothing here knows of rows, leases in SQL or the state of budgets: the consumer asks for
+//! those before it sends, and is asked through [`MaySend`] before every try.
 
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::cli::BadConfiguration;
-use crate::config;
-use crate::message::Message;
+use crate::config::{self, Rate, UnknownTarget};
+use crate::message::{Mentions, Message};
 
 mod clock;
 mod connect;
 mod dingtalk;
+mod directory;
 mod hosts;
 mod http;
 #[cfg(test)]
 mod rig;
 mod robot;
 
+use directory::Directory;
+pub use directory::{Budgeted, Target};
 pub use hyper_util::client::proxy::matcher::Matcher as Proxy;
 pub use robot::Robot;
 
@@ -40,6 +44,50 @@ pub struct Channels {
     hosts: hosts::Hosts,
     http: http::Http,
     tries: Tries,
+    /// The budget of a robot that has none of its own.
+    rate: Option<Rate>,
+    unknown_target: UnknownTarget,
+    /// The rows that the directory was read from.
+    targets: Mutex<Vec<Target>>,
+    directory: RwLock<Arc<Directory>>,
+}
+
+/// The way to a group: one robot, or several of a pool.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    /// The robot's name, or the pool's. What waits here, waits under this name.
+    pub name: String,
+    /// Those that may be used; none while all are disabled.
+    pub robots: Vec<Robot>,
+    /// Whom to mention where nobody else is.
+    pub mentions: Mentions,
+}
+
+impl Lane {
+    /// Whether so many messages may go through it and no more.
+    pub fn has_budget(&self) -> bool {
+        self.robots.iter().any(|robot| robot.rate().is_some())
+    }
+}
+
+/// Why there is no way for an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoLane {
+    /// It can never be sent as it is; class [`Class::Message`].
+    Refused(Report),
+    /// Nobody knows its target, or not yet; with what to say where it must not wait.
+    Unknown(Report),
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Parcel<'a> {
+    /// The message.
+    pub message: &'a Message,
+    /// [`msg_uuid`]: the platform drops a second message with the same one.
+    pub key: &'a str,
+    /// Whether what is found unsafe is sent once more without its links, rather than in parts.
+    pub may_lose_links: bool,
 }
 
 /// Tries within one send, while nothing has left this machine.
@@ -57,11 +105,32 @@ impl Default for Tries {
     }
 }
 
-/// Asked before every try; the consumer answers from its send lease.
+/// Asked before every try; the consumer answers from its send lease, and from the robot's budget.
 pub trait MaySend: Sync {
-    /// Whether a request that may take as long as `needs` can begin now. For a `further` try of the same send the row
-    /// must still be its own, too.
-    fn may_send(&self, needs: Duration, further: bool) -> impl Future<Output = bool> + Send;
+    /// Whether a request that may take as long as `needs` can begin now.
+    fn may_send(&self, needs: Duration, request: Try) -> impl Future<Output = Leave> + Send;
+}
+
+/// Which request of a send it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Try {
+    /// The first.
+    First,
+    /// The same again: nothing had left this machine. The row must still be the sender's own.
+    Again,
+    /// One more, for the answer to the one before calls for it: the robot gets a second request.
+    Answered,
+}
+
+/// Whether a request may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It may.
+    Granted,
+    /// The send lease does not allow it.
+    NoTime,
+    /// The robot's budget does not allow it.
+    NoPlace,
 }
 
 /// What became of one send. Free of tokens and secrets throughout.
@@ -75,6 +144,8 @@ pub struct Report {
     pub response: Option<String>,
     /// Requests begun.
     pub tries: u32,
+    /// Whether one of them may have left this machine.
+    pub has_left: bool,
     /// HTTP status of the last answer.
     pub status: Option<u16>,
     /// Business code in the last answer.
@@ -98,7 +169,7 @@ pub enum Class {
     Transient,
     /// As transient, but it may have been delivered: the same key again, or not at all where the event says so.
     Ambiguous,
-    /// Nothing was tried, because the lease did not allow it.
+    /// What was to be tried was not allowed, by the lease or by the budget.
     Withheld,
 }
 
@@ -121,7 +192,12 @@ impl Class {
 impl Report {
     /// A failure of the event itself that no request was needed to find.
     fn of_the_event(reason: String) -> Report {
-        Report { class: Class::Message, reason, response: None, tries: 0, status: None, errcode: None }
+        Report::without_request(Class::Message, reason)
+    }
+
+    /// What is known without a request.
+    fn without_request(class: Class, reason: String) -> Report {
+        Report { class, reason, response: None, tries: 0, has_left: false, status: None, errcode: None }
     }
 }
 
@@ -137,7 +213,18 @@ impl Channels {
         let hosts = hosts::Hosts::new(&config.allowed_hosts);
         let http = http::Http::new(&hosts, proxy, config.send_timeout)?;
         let default = robot::configured(config, &hosts)?;
-        Ok(Channels { default, hosts, http, tries: Tries::default() })
+        let rate = config.robot_rate.0;
+        let directory = Directory::read(default.as_ref(), &[], &hosts, rate);
+        Ok(Channels {
+            default,
+            hosts,
+            http,
+            tries: Tries::default(),
+            rate,
+            unknown_target: config.unknown_target,
+            targets: Mutex::default(),
+            directory: RwLock::new(Arc::new(directory)),
+        })
     }
 
     /// The same with other tries, as tests need them.
@@ -146,44 +233,93 @@ impl Channels {
         Channels { tries, ..self }
     }
 
-    /// The robot that an event goes to: `default` is the one in the environment, a URL is its own.
+    /// Reads the directory anew: from these rows, or from those of last time, whose files may have changed. Returns the
+    /// robots that are reached otherwise now.
+    pub fn refresh(&self, rows: Option<Vec<Target>>) -> Vec<String> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rows) = rows {
+            *targets = rows;
+        }
+        let directory = Directory::read(self.default.as_ref(), &targets, &self.hosts, self.rate);
+        let mut current = self.directory.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = directory.changed_since(&current);
+        *current = Arc::new(directory);
+        changed
+    }
+
+    /// Every robot that has a name, with its budget.
+    pub fn budgeted(&self) -> Vec<Budgeted> {
+        self.directory().budgeted()
+    }
+
+    /// Whether an event whose target nobody knows waits for it.
+    pub fn waits_for_unknown(&self) -> bool {
+        self.unknown_target == UnknownTarget::Wait
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The way that an event takes: its target names a robot or a pool, or is the URL of a robot; an event that is
+    /// `bound` to a robot stays with it, while there is such a one.
     ///
     /// # Errors
     ///
-    /// The report of an event that can never be sent as it is, class [`Class::Message`].
-    pub fn resolve(&self, channel: &str, target: &str) -> Result<Robot, Report> {
-        self.find(channel, target).map_err(Report::of_the_event)
-    }
-
-    fn find(&self, channel: &str, target: &str) -> Result<Robot, String> {
+    /// Why there is none.
+    pub fn resolve(&self, channel: &str, target: &str, bound: Option<&str>) -> Result<Lane, NoLane> {
+        let refused = |why: String| NoLane::Refused(Report::of_the_event(why));
         let platform = match channel {
             "dingtalk" => Platform::DingTalk,
-            unknown => return Err(format!("message: unknown channel {unknown:?} (known: dingtalk)")),
+            unknown => return Err(refused(format!("message: unknown channel {unknown:?} (known: dingtalk)"))),
         };
-        if target == robot::DEFAULT {
-            let unset = "message: the robot named \"default\" is not configured; set DINGTALK_NOTIFICATION_WEBHOOK";
-            return self.default.clone().ok_or_else(|| unset.to_owned());
+        let directory = self.directory();
+        if let Some(lane) = bound.and_then(|bound| directory.lane(bound)) {
+            return Ok(lane);
         }
         if !target.contains("://") {
-            // What is not plainly a name may be half a webhook URL, token included.
-            let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-            let name = target.chars().count() <= 40 && target.chars().all(plain);
-            let shown = if name { format!("{target:?}") } else { "(not shown: it may hold a token)".to_owned() };
-            return Err(format!("message: unknown target {shown} (known: default, or a webhook URL)"));
+            return directory.lane(target).ok_or_else(|| unknown_target(target, &directory));
         }
-        let robot = Robot::at(platform, target, &self.hosts).map_err(|why| format!("message: target: {why}"))?;
-        // The configured robot named by its URL is still that robot: one name, one budget, and its secret.
-        Ok(self.default.as_ref().filter(|default| default.same_webhook(&robot)).cloned().unwrap_or(robot))
+        let robot =
+            Robot::at(platform, target, &self.hosts).map_err(|why| refused(format!("message: target: {why}")))?;
+        // A robot with a name that is named by its URL is still that robot: one name, one budget, and its secret.
+        if let Some(lane) = directory.by_webhook(&robot).and_then(|known| directory.lane(known.name())) {
+            return Ok(lane);
+        }
+        let robot = robot.with_rate(self.rate);
+        Ok(Lane { name: robot.name().to_owned(), robots: vec![robot], mentions: Mentions::default() })
     }
 
-    /// Sends one message, in as many tries as its answers and the lease allow.
-    ///
-    /// `key` is [`msg_uuid`]: the platform drops a second message with the same one.
-    pub async fn send(&self, robot: &Robot, message: &Message, key: &str, lease: &impl MaySend) -> Report {
+    /// Sends one message, in as many tries as its answers, the lease and the budget allow.
+    pub async fn send(&self, robot: &Robot, parcel: Parcel<'_>, lease: &impl MaySend) -> Report {
+        if let Some(fault) = robot.fault() {
+            return Report::without_request(Class::Robot, format!("robot's settings: {fault}"));
+        }
         match robot.platform() {
-            Platform::DingTalk => dingtalk::send(&self.http, self.tries, robot, message, key, lease).await,
+            Platform::DingTalk => dingtalk::send(&self.http, self.tries, robot, parcel, lease).await,
         }
     }
+}
+
+fn unknown_target(target: &str, directory: &Directory) -> NoLane {
+    const SHOWN: usize = 12;
+    if target == robot::DEFAULT {
+        let unset = "message: the robot named \"default\" is not configured; set DINGTALK_NOTIFICATION_WEBHOOK";
+        return NoLane::Unknown(Report::of_the_event(unset.to_owned()));
+    }
+    // What is not plainly a name may be half a webhook URL, token included.
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if target.chars().count() > 40 || !target.chars().all(plain) {
+        let why = "message: unknown target (not shown: it may hold a token); allowed: a name, or a whole webhook URL";
+        return NoLane::Refused(Report::of_the_event(why.to_owned()));
+    }
+    let names = directory.names();
+    let mut known: Vec<&str> = names.iter().copied().take(SHOWN).collect();
+    if names.len() > SHOWN {
+        known.push("…");
+    }
+    known.push("or a webhook URL");
+    NoLane::Unknown(Report::of_the_event(format!("message: unknown target {target:?} (known: {})", known.join(", "))))
 }
 
 /// Bytes of the request that would send this message whole, mentions and key included.
@@ -202,6 +338,18 @@ pub fn msg_uuid(id: Uuid, replay_count: i32, robot: &str) -> String {
     hex(&Sha256::digest(format!("{id}\n{replay_count}\n{robot}")), 32)
 }
 
+/// The key of a message of several events; a digest has one generation only.
+pub fn digest_msg_uuid(digest_id: Uuid, robot: &str) -> String {
+    hex(&Sha256::digest(format!("{digest_id}\n{robot}")), 32)
+}
+
+/// The key under which events wait that may be merged with each other: those of one template, for one target or with one
+/// `digest_key` of the caller's. A digest, for a target may hold a token.
+pub fn digest_key(template_id: &str, target: &str, digest_key: Option<&str>) -> String {
+    let by = digest_key.map_or_else(|| format!("target\n{target}"), |key| format!("key\n{key}"));
+    hex(&Sha256::digest(format!("{template_id}\n{by}")), 32)
+}
+
 /// The first `digits` hex digits of a digest.
 fn hex(digest: &[u8], digits: usize) -> String {
     let mut text = String::with_capacity(2 * digest.len());
@@ -217,8 +365,15 @@ mod tests {
     use super::rig::{self, TOKEN};
     use super::*;
 
+    fn report(no_lane: NoLane) -> Report {
+        match no_lane {
+            NoLane::Refused(report) | NoLane::Unknown(report) => report,
+        }
+    }
+
     fn refused(target: &str) -> String {
-        let report = rig::channels(&["--dingtalk-webhook", rig::WEBHOOK]).resolve("dingtalk", target).unwrap_err();
+        let channels = rig::channels(&["--dingtalk-webhook", rig::WEBHOOK]);
+        let report = report(channels.resolve("dingtalk", target, None).unwrap_err());
         assert_eq!(report.class, Class::Message);
         assert_eq!(report.tries, 0);
         assert!(!format!("{report:?}").contains(TOKEN), "{report:?}");
@@ -241,7 +396,7 @@ mod tests {
     fn what_names_no_robot_is_the_events_own_failure() {
         let channels = rig::channels(&["--dingtalk-webhook", rig::WEBHOOK]);
         assert_eq!(
-            channels.resolve("fax", "default").unwrap_err().reason,
+            report(channels.resolve("fax", "default", None).unwrap_err()).reason,
             "message: unknown channel \"fax\" (known: dingtalk)"
         );
         assert_eq!(refused("ops"), "message: unknown target \"ops\" (known: default, or a webhook URL)");
@@ -251,7 +406,8 @@ mod tests {
 
     #[test]
     fn an_unset_default_robot_is_told_by_the_variable_that_sets_it() {
-        let report = rig::channels(&["--dingtalk-webhook", ""]).resolve("dingtalk", "default").unwrap_err();
+        let channels = rig::channels(&["--dingtalk-webhook", ""]);
+        let report = report(channels.resolve("dingtalk", "default", None).unwrap_err());
         assert!(report.reason.contains("DINGTALK_NOTIFICATION_WEBHOOK"), "{}", report.reason);
     }
 
@@ -287,10 +443,10 @@ mod tests {
     fn the_configured_robot_is_itself_by_name_and_by_url() {
         let channels = rig::channels(&["--dingtalk-webhook", rig::WEBHOOK, "--dingtalk-secret", "SECtest"]);
         for target in ["default", rig::WEBHOOK] {
-            assert_eq!(channels.resolve("dingtalk", target).unwrap().name(), "default");
+            assert_eq!(channels.resolve("dingtalk", target, None).unwrap().name, "default");
         }
         let other = format!("https://oapi.dingtalk.io/robot/send?access_token={TOKEN}");
-        let robot = channels.resolve("dingtalk", &other).unwrap();
+        let robot = channels.resolve("dingtalk", &other, None).unwrap().robots.remove(0);
         let (host, digest) = robot.name().split_once('#').unwrap();
         assert_eq!((host, digest.len()), ("oapi.dingtalk.io", 12));
         assert!(!format!("{robot:?}").contains(TOKEN));

@@ -24,6 +24,9 @@
 //! | `NOTIFICATION_CONCURRENCY` | `64` | sends at the same time |
 //! | `NOTIFICATION_TEMPLATES_DIR` | `templates` | folder of templates |
 //! | `NOTIFICATION_ALLOWED_HOSTS` | – | webhook hosts beside DingTalk's own |
+//! | `NOTIFICATION_ROBOT_RATE` | `18/60s` | most messages of one robot in any such window; `off` for no limit |
+//! | `NOTIFICATION_ROBOT_URGENT_RESERVE` | `4` | of these, kept free for urgent events |
+//! | `NOTIFICATION_UNKNOWN_TARGET` | `fail` | what becomes of an event whose target nobody knows: `fail` or `wait` |
 //! | `NOTIFICATION_HTTP_ADDR` | `127.0.0.1:9464` | health and metrics; `off` for none |
 //! | `NOTIFICATION_SHUTDOWN_GRACE` | `25s` | time to finish what is in hand |
 //! | `NOTIFICATION_LOG` | `info` | log filter |
@@ -137,6 +140,84 @@ pub struct Channel {
     /// Plain http is allowed only for a listed loopback host, such as 127.0.0.1:8099.
     #[arg(long, env = "NOTIFICATION_ALLOWED_HOSTS", value_name = "HOSTS", default_value = "")]
     pub allowed_hosts: HostList,
+
+    /// Most messages that one robot is sent in any window of this length, by all consumers together; off for no limit
+    ///
+    /// DingTalk shuts a robot for ten minutes when it gets more than 20 in a minute. A named robot may have another rate.
+    #[arg(long, env = "NOTIFICATION_ROBOT_RATE", value_name = "COUNT/DURATION", default_value = "18/60s")]
+    pub robot_rate: RobotRate,
+
+    /// How many of these are kept free for urgent events; at most all but one
+    #[arg(long, env = "NOTIFICATION_ROBOT_URGENT_RESERVE", value_name = "MESSAGES", default_value = "4", value_parser = Whole { min: 0, max: 998 })]
+    pub robot_urgent_reserve: u64,
+
+    /// What becomes of an event whose target nobody knows: it fails, or waits until there is such a target
+    #[arg(long, env = "NOTIFICATION_UNKNOWN_TARGET", value_name = "WHAT", default_value = "fail", value_enum)]
+    pub unknown_target: UnknownTarget,
+}
+
+/// What becomes of an event whose target nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownTarget {
+    /// It fails and says so.
+    Fail,
+    /// It waits until there is such a target.
+    Wait,
+}
+
+/// The budget of a robot, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RobotRate(pub Option<Rate>);
+
+/// So many messages in any window of this length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// 1 to 999.
+    pub limit: u16,
+    /// Up to a day.
+    pub window: Duration,
+}
+
+impl FromStr for RobotRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(RobotRate(None));
+        }
+        let allowed = || "a count from 1 to 999 and a duration from 100ms to 1 day, such as 18/60s, or off".to_owned();
+        let (limit, window) = text.split_once('/').ok_or_else(allowed)?;
+        let limit = Whole { min: 1, max: 999 }.read(limit.trim()).map_err(|_| allowed())?;
+        let window = Span { min_ms: 100, max_ms: 86_400_000 }.read(window.trim()).map_err(|_| allowed())?;
+        Ok(RobotRate(Some(Rate { limit: u16::try_from(limit).map_err(|_| allowed())?, window })))
+    }
+}
+
+/// What a reference such as `env:OPS_SECRET` or `file:/run/secrets/ops` leads to, without the line break at its end.
+///
+/// # Errors
+///
+/// Why there is nothing; names the reference, and nothing of what it leads to.
+pub fn referenced(reference: &str) -> Result<SecretString, String> {
+    /// More than a URL or a secret could need.
+    const MOST: u64 = 16 * 1024;
+    let found = match reference.split_once(':') {
+        #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+        Some(("env", variable)) => {
+            std::env::var(variable).map_err(|_| "the variable is not set, or no text".to_owned())
+        }
+        Some(("file", path)) => match std::fs::metadata(path) {
+            Ok(file) if file.len() > MOST => Err(format!("the file is larger than {} kB", MOST / 1024)),
+            Ok(_) => std::fs::read_to_string(path).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        _ => Err("allowed: env:VARIABLE or file:/path".to_owned()),
+    };
+    match found.map(|text| text.trim().to_owned()) {
+        Ok(text) if text.is_empty() => Err(format!("{reference}: it is empty")),
+        Ok(text) => Ok(text.into()),
+        Err(why) => Err(format!("{reference}: {why}")),
+    }
 }
 
 /// Where the templates are.
@@ -436,6 +517,35 @@ mod tests {
         assert_eq!("1m, 5m,30m".parse(), Ok(Backoff(vec![minutes(1), minutes(5), minutes(30)])));
         assert!("".parse::<Backoff>().is_err());
         assert!("1m,,5m".parse::<Backoff>().is_err());
+    }
+
+    #[test]
+    fn a_rate_is_a_count_in_a_window_or_off() {
+        let rate = |limit, seconds| Ok(RobotRate(Some(Rate { limit, window: Duration::from_secs(seconds) })));
+        assert_eq!("18/60s".parse(), rate(18, 60));
+        assert_eq!("100/1m".parse(), rate(100, 60));
+        assert_eq!("off".parse(), Ok(RobotRate(None)));
+        for refused in ["", "18", "0/60s", "1000/60s", "18/0s", "18/2d", "18/60", "/60s", "many/60s", "-1/60s", "on"] {
+            assert!(refused.parse::<RobotRate>().unwrap_err().contains("18/60s, or off"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_reference_leads_to_a_variable_or_a_file_and_says_what_is_wrong_with_it() {
+        use secrecy::ExposeSecret as _;
+        let file = std::env::temp_dir().join(format!("postbell-secret-{:016x}", fastrand::u64(..)));
+        let reference = format!("file:{}", file.display());
+        assert!(referenced(&reference).unwrap_err().starts_with(&format!("{reference}: ")));
+        std::fs::write(&file, " \n").unwrap();
+        assert_eq!(referenced(&reference).unwrap_err(), format!("{reference}: it is empty"));
+        std::fs::write(&file, "SECtest\n").unwrap();
+        assert_eq!(referenced(&reference).unwrap().expose_secret(), "SECtest");
+        std::fs::write(&file, "x".repeat(20_000)).unwrap();
+        assert!(referenced(&reference).unwrap_err().ends_with("larger than 16 kB"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(referenced("env:PATH").is_ok());
+        assert!(referenced("env:POSTBELL_HAS_NO_SUCH_VARIABLE").unwrap_err().contains("is not set"));
+        assert!(referenced("SECtest").unwrap_err().contains("allowed: env:VARIABLE"));
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! 4 — the consumer: receive → take → render → send → record → ack.
+//! 4 — the consumer: receive → take → render → admit → (merge) → send → record → ack.
 //!
 //! It takes only what it can start to send at once, owns each row for the send lease, and acknowledges a hint only
 //! after the outcome is recorded. Whatever dies in between, the row is taken over when its lease has run out.
 
+mod digest;
+mod letter;
 pub mod policy;
 mod record;
 mod send;
+mod turn;
+mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,11 +29,15 @@ use crate::event::Outcome;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::queue::{Hint, Queue, Receipt};
-use crate::store::{Key, Store, Taken};
+use crate::store::robots::{Ask, Granted};
+use crate::store::{Store, Taken, Takes};
 use crate::template::Templates;
+use letter::{Done, Letter, Member, Sent};
 use policy::RetryPolicy;
-use record::{Done, Recorder};
+use record::Recorder;
 use send::Sender;
+use turn::Turns;
+use watch::Watch;
 
 /// The consumer's name in logs and health.
 const PART: &str = "consumer";
@@ -42,6 +50,7 @@ pub struct Consumer<Q> {
     store: Store,
     queue: Arc<Q>,
     sender: Arc<Sender>,
+    watch: Arc<Watch>,
     send_lease: Duration,
     hint_lease: Duration,
     block: Duration,
@@ -71,6 +80,8 @@ pub struct Parts<'a> {
     pub templates: Templates,
     /// What sends.
     pub channels: Channels,
+    /// Places of each robot's budget that are kept free for urgent events.
+    pub urgent_reserve: u64,
     /// Where it says whether it gets on.
     pub health: Arc<Health>,
     /// Where it counts.
@@ -86,6 +97,7 @@ struct Hand {
     /// neighbour with it.
     suspects: VecDeque<Hint>,
     sends: TaskTracker,
+    turns: Turns,
     done: mpsc::UnboundedSender<Done>,
     acks: mpsc::UnboundedSender<Vec<Receipt>>,
     /// Ends the waits for answers.
@@ -113,10 +125,14 @@ impl<Q: Queue> Consumer<Q> {
 
     /// A consumer; its store's connections must commit durably.
     pub fn new(store: Store, queue: Arc<Q>, parts: Parts<'_>) -> Self {
-        let Parts { config, hints, queue: queue_config, templates, channels, health, metrics } = parts;
+        let Parts { config, hints, queue: queue_config, templates, channels, urgent_reserve, health, metrics } = parts;
         let policy = RetryPolicy::new(config.max_retry, config.retry_backoff.clone());
+        let channels = Arc::new(channels);
+        let watch = Watch::new(store.clone(), channels.clone(), urgent_reserve);
+        let sender = Sender::new(store.clone(), templates, channels, policy, config.send_lease, metrics.clone());
         Self {
-            sender: Arc::new(Sender::new(store.clone(), templates, channels, policy, metrics.clone())),
+            sender: Arc::new(sender),
+            watch: Arc::new(watch),
             store,
             queue,
             send_lease: config.send_lease,
@@ -135,11 +151,13 @@ impl<Q: Queue> Consumer<Q> {
         let recorder = Recorder::new(self.store.clone(), acks.clone(), self.health.clone(), self.metrics.clone());
         let recording = tokio::spawn(recorder.run(outcomes));
         let acknowledging = tokio::spawn(acknowledge(self.queue.clone(), receipts));
+        let watching = tokio::spawn(self.watch.clone().run(stop.requested.clone()));
         let mut hand = Hand {
             slots: Arc::new(Semaphore::new(self.concurrency)),
             received: VecDeque::new(),
             suspects: VecDeque::new(),
             sends: TaskTracker::new(),
+            turns: Turns::default(),
             done,
             acks,
             abandon: CancellationToken::new(),
@@ -181,6 +199,7 @@ impl<Q: Queue> Consumer<Q> {
         }
         self.finish(hand, recording, acknowledging).await;
         grace.abort();
+        watching.abort();
     }
 
     /// Receives what fits into the free slots, takes the rows, and starts to send them.
@@ -221,51 +240,220 @@ impl<Q: Queue> Consumer<Q> {
         let ids: Vec<Uuid> = receipts.keys().copied().collect();
         // The lease is measured from before the statement, and so ends here a little before it ends there.
         let deadline = Instant::now() + self.send_lease;
-        for verdict in self.store.take(&ids, self.send_lease, alone).await? {
+        let Takes { verdicts, closed } = self.store.take(&ids, self.send_lease, alone).await?;
+        let is_unknown =
+            |taken: &Taken| matches!(taken, Taken::Event(event) if self.sender.is_for_unknown_target(event));
+        if verdicts.iter().any(is_unknown)
+            && let Err(error) = self.watch.refresh().await
+        {
+            tracing::warn!(error = format!("{error:#}"), "reading the targets failed");
+        }
+        let mut letters = Vec::new();
+        let mut digests: BTreeMap<Uuid, Vec<Hint>> = BTreeMap::new();
+        for verdict in verdicts {
             match verdict {
-                Taken::Event(event) => {
-                    let receipts = receipts.remove(&event.id).unwrap_or_default();
-                    let slot = hand.slots.clone().try_acquire_owned()?;
-                    let key = Key { id: event.id, replay_count: event.replay_count, attempt: event.attempt };
-                    let sending = self.sender.clone().send(*event, key, deadline, hand.abandon.clone());
-                    let done = hand.done.clone();
-                    self.metrics.in_hand.inc();
-                    hand.sends.spawn(async move {
-                        let sent = sending.await;
-                        // The recorder outlives every send, but for a panic, which ends the process.
-                        let _ = done.send(Done { key, sent, receipts, slot: Some(slot) });
-                    });
+                Taken::Digest { id, digest_id } => {
+                    let hints = receipts.remove(&id).unwrap_or_default().into_iter();
+                    digests.entry(digest_id).or_default().extend(hints.map(|receipt| Hint { event_id: id, receipt }));
                 }
-                Taken::Unreadable { key, channel, event_type, template_id, trace_id, error } => {
-                    let receipts = receipts.remove(&key.id).unwrap_or_default();
-                    let sent = send::Sent {
-                        channel,
-                        event_type,
-                        template_id: self.sender.known(&template_id).to_owned(),
-                        trace_id,
-                        ..send::Sent::unsent(Outcome::Failed { error, response: None })
-                    };
-                    self.metrics.in_hand.inc();
-                    let _ = hand.done.send(Done { key, sent, receipts, slot: None });
-                }
-                // Its hint is not needed any more: the dead letter comes from the row.
-                Taken::Failed { id, channel, template_id, trace_id, error } => {
-                    let trace_id = trace_id.as_deref().unwrap_or_default();
-                    tracing::error!(event_id = %id, template_id, trace_id, error, "failed");
-                    self.metrics.recorded(&channel, self.sender.known(&template_id), "failed");
-                }
-                Taken::Alone(id) => {
-                    let receipt = receipts.remove(&id).and_then(|mut receipts| receipts.pop());
-                    hand.suspects.extend(receipt.map(|receipt| Hint { event_id: id, receipt }));
-                }
-                // Its hint stays pending, and is looked at again when its send lease may have run out.
-                Taken::Busy(id) => drop(receipts.remove(&id)),
+                other => letters.extend(self.judged(hand, other, &mut receipts, deadline)),
             }
+        }
+        for (digest_id, hints) in digests {
+            letters.extend(self.take_digest(hand, digest_id, hints, alone).await?);
         }
         let skipped: Vec<Receipt> = receipts.into_values().flatten().collect();
         self.metrics.duplicate_hints.inc_by(skipped.len() as u64);
         let _ = hand.acks.send(skipped);
+
+        let mut asking: BTreeMap<String, Vec<Letter>> = BTreeMap::new();
+        for letter in letters {
+            self.metrics.in_hand.inc_by(letter.members.len() as i64);
+            match letter.lane.robots.as_slice() {
+                [] => {
+                    let sent = Sent::waiting(&letter.lane.name, format!("the target {} is disabled", letter.lane.name));
+                    self.done(hand, letter, sent);
+                }
+                [robot] if robot.rate().is_none() && !closed.iter().any(|name| name == robot.name()) => {
+                    let robot = robot.name().to_owned();
+                    self.start(hand, letter, Granted { robot, slot: None, probes: false, merges: false });
+                }
+                _ => asking.entry(letter.lane.name.clone()).or_default().push(letter),
+            }
+        }
+        for (lane, letters) in asking {
+            self.admit(hand, &lane, letters).await;
+        }
         Ok(())
+    }
+
+    /// What follows from the verdict on one row; a letter where it is to be sent.
+    fn judged(
+        &self,
+        hand: &mut Hand,
+        verdict: Taken,
+        receipts: &mut HashMap<Uuid, Vec<Receipt>>,
+        deadline: Instant,
+    ) -> Option<Letter> {
+        match verdict {
+            Taken::Event(event) => {
+                let receipts = receipts.remove(&event.id).unwrap_or_default();
+                match self.sender.prepare(*event, receipts, deadline) {
+                    Ok(letter) => return Some(letter),
+                    Err(done) => {
+                        self.metrics.in_hand.inc();
+                        let _ = hand.done.send(*done);
+                    }
+                }
+            }
+            Taken::Unreadable { key, channel, event_type, template_id, trace_id, error } => {
+                let receipts = receipts.remove(&key.id).unwrap_or_default();
+                let template_id = self.sender.known(&template_id).to_owned();
+                let member = Member { key, receipts, channel, event_type, template_id, trace_id };
+                self.metrics.in_hand.inc();
+                let _ = hand.done.send(Done::unsent(member, Outcome::Failed { error, response: None }));
+            }
+            // Its hint is not needed any more: the dead letter comes from the row.
+            Taken::Failed { id, channel, template_id, trace_id, error } => {
+                let trace_id = trace_id.as_deref().unwrap_or_default();
+                tracing::error!(event_id = %id, template_id, trace_id, error, "failed");
+                self.metrics.recorded(&channel, self.sender.known(&template_id), "failed");
+            }
+            Taken::Arrived { id, channel, template_id } => {
+                tracing::info!(event_id = %id, template_id, "delivered, as another event of the same message knows");
+                self.metrics.recorded(&channel, self.sender.known(&template_id), "delivered");
+            }
+            Taken::Alone(id) => {
+                let receipt = receipts.remove(&id).and_then(|mut receipts| receipts.pop());
+                hand.suspects.extend(receipt.map(|receipt| Hint { event_id: id, receipt }));
+            }
+            // Its hint stays pending, and is looked at again when its send lease may have run out.
+            Taken::Busy(id) | Taken::Digest { id, .. } => drop(receipts.remove(&id)),
+        }
+        None
+    }
+
+    /// Takes the whole of a message whose outcome is unknown, or leaves it, and these hints of it, for later.
+    async fn take_digest(
+        &self,
+        hand: &mut Hand,
+        digest_id: Uuid,
+        hints: Vec<Hint>,
+        alone: bool,
+    ) -> anyhow::Result<Option<Letter>> {
+        let deadline = Instant::now() + self.send_lease;
+        let verdicts = self.store.take_digest(digest_id, self.send_lease, alone).await?;
+        if verdicts.is_empty() {
+            return Ok(None);
+        }
+        if verdicts.iter().any(|verdict| matches!(verdict, Taken::Alone(_))) {
+            hand.suspects.extend(hints.into_iter().next());
+            return Ok(None);
+        }
+        let mut events = Vec::with_capacity(verdicts.len());
+        let mut receipts: HashMap<Uuid, Vec<Receipt>> = HashMap::new();
+        for verdict in verdicts {
+            match verdict {
+                Taken::Event(event) => events.push(*event),
+                other => drop(self.judged(hand, other, &mut receipts, deadline)),
+            }
+        }
+        let receipts: Vec<Receipt> = hints.into_iter().map(|hint| hint.receipt).collect();
+        if events.is_empty() {
+            let _ = hand.acks.send(receipts);
+            return Ok(None);
+        }
+        match self.sender.whole(events, digest_id, receipts, deadline) {
+            Ok(letter) => Ok(Some(letter)),
+            Err(done) => {
+                self.metrics.in_hand.inc_by(done.members.len() as i64);
+                let _ = hand.done.send(*done);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks for leave to send these letters through their lane, and starts those that get it; the others are parked.
+    async fn admit(&self, hand: &mut Hand, lane: &str, letters: Vec<Letter>) {
+        let robots = letters.first().map(|letter| letter.lane.robots.clone()).unwrap_or_default();
+        let names: Vec<&str> = robots.iter().map(crate::channel::Robot::name).collect();
+        let asks: Vec<Ask> = letters
+            .iter()
+            .flat_map(|letter| {
+                let unit = letter.digest_id.unwrap_or(letter.event.id);
+                let digest_key = letter.digest_key.clone();
+                letter.members.iter().map(move |member| {
+                    let Member { key, .. } = member;
+                    Ask { id: key.id, attempt: key.attempt, digest_key: digest_key.clone(), unit }
+                })
+            })
+            .collect();
+        let admitted = async {
+            self.watch.ensure(&robots).await?;
+            let deadline = letters.iter().map(|letter| letter.deadline).max();
+            let hold = deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()));
+            self.store.admit(lane, &names, &asks, hold).await
+        };
+        let admitted = match admitted.await {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    events = asks.len(),
+                    "asking for admission failed; giving back"
+                );
+                for letter in letters {
+                    self.done(
+                        hand,
+                        letter,
+                        Sent { keeps_digest: true, ..Sent::unsent(Outcome::Released { error: None }) },
+                    );
+                }
+                return;
+            }
+        };
+        let mut admitted: HashMap<Uuid, Option<Granted>> =
+            admitted.into_iter().map(|admission| (admission.id, admission.granted)).collect();
+        for mut letter in letters {
+            let admissions: Vec<_> =
+                letter.members.iter().filter_map(|member| admitted.remove(&member.key.id)).collect();
+            let is_whole = admissions.len() == letter.members.len();
+            match admissions.into_iter().next() {
+                Some(Some(granted)) if is_whole => self.start(hand, letter, granted),
+                // Parked: it is hinted again in its turn. Or not this consumer's any more.
+                _ => {
+                    for member in &letter.members {
+                        self.metrics.in_hand.dec();
+                        self.metrics.recorded(&member.channel, &member.template_id, "wait");
+                        tracing::debug!(event_id = %member.key.id, robot = lane, "parked");
+                    }
+                    let receipts = letter.members.iter_mut().flat_map(|member| std::mem::take(&mut member.receipts));
+                    let _ = hand.acks.send(receipts.collect());
+                }
+            }
+        }
+    }
+
+    /// Starts one send. There is a free slot: no more was taken than there are.
+    fn start(&self, hand: &mut Hand, letter: Letter, granted: Granted) {
+        let slot = hand.slots.clone().try_acquire_owned().ok();
+        let turn = (letter.lane.has_budget() && !letter.event.urgent).then(|| hand.turns.next(&letter.lane.name));
+        let in_hand = letter.members.len() as i64;
+        let sending = self.sender.clone().send(letter, granted, turn, hand.abandon.clone());
+        let (done, metrics) = (hand.done.clone(), self.metrics.clone());
+        hand.sends.spawn(async move {
+            let (members, sent) = sending.await;
+            metrics.in_hand.inc_by(members.len() as i64 - in_hand);
+            // The recorder outlives every send, but for a panic, which ends the process.
+            let _ = done.send(Done { members, sent, slot });
+        });
+    }
+
+    /// A letter that is not sent.
+    fn done(&self, hand: &mut Hand, letter: Letter, sent: Sent) {
+        let sent = Sent { digest_id: letter.digest_id, digest_key: letter.digest_key, ..sent };
+        let sent = Sent { keeps_digest: sent.keeps_digest || letter.is_again, ..sent };
+        let _ = hand.done.send(Done { members: letter.members, sent, slot: None });
     }
 
     /// Gives back what was not begun, waits for the sends in hand until they are abandoned, and has everything recorded.

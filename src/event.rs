@@ -11,6 +11,8 @@ use uuid::Uuid;
 pub struct Event {
     /// Primary key, and what every log line and message about the event names.
     pub id: Uuid,
+    /// Insertion order.
+    pub seq: i64,
     /// Such as `resume.parsed`.
     pub event_type: String,
     /// Kind of robot, such as `dingtalk`.
@@ -35,6 +37,12 @@ pub struct Event {
     pub replay_count: i32,
     /// How long after its `scheduled_at` it was taken.
     pub late: Duration,
+    /// Whether it goes before others, and alone.
+    pub urgent: bool,
+    /// The robot or pool that it has waited for, or must stay with.
+    pub robot: Option<String>,
+    /// Most events in a message that it may be merged into; none: as many as fit.
+    pub digest_limit: Option<i32>,
 }
 
 impl Event {
@@ -64,6 +72,8 @@ pub struct Options {
     /// From when on the event fails rather than rings.
     #[serde(deserialize_with = "time")]
     pub expires_at: Option<Timestamp>,
+    /// Events of one template with the same key are merged when they must be, instead of those for the same target.
+    pub digest_key: Option<String>,
 }
 
 /// A time with its offset; the error shows no value.
@@ -108,10 +118,10 @@ pub enum Outcome {
         /// The platform's answer, where there was one.
         response: Option<String>,
     },
-    /// The robot cannot take it now, through no fault of the event's: put back for later, no retry used.
+    /// It cannot be sent now, through no fault of the event's: put back, no retry used.
     Wait {
-        /// From now.
-        after: Duration,
+        /// From now; none: until its robot can take it.
+        after: Option<Duration>,
         /// What it waits for.
         error: String,
         /// The platform's answer, where there was one.
@@ -156,11 +166,12 @@ impl Outcome {
         }
     }
 
-    /// How long from now until the row is due again.
-    pub fn delay(&self) -> Duration {
+    /// How long from now until the row is due again; none: until its robot can take it.
+    pub fn delay(&self) -> Option<Duration> {
         match self {
-            Outcome::Retry { after, .. } | Outcome::Wait { after, .. } => *after,
-            Outcome::Delivered { .. } | Outcome::Failed { .. } | Outcome::Released { .. } => Duration::ZERO,
+            Outcome::Retry { after, .. } => Some(*after),
+            Outcome::Wait { after, .. } => *after,
+            Outcome::Delivered { .. } | Outcome::Failed { .. } | Outcome::Released { .. } => Some(Duration::ZERO),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! 2 — the relay: wake → claim → hint → bury.
+//! 2 — the relay: wake → (unpark) → claim → hint → bury.
 //!
 //! Its only promise is that every due row is hinted, again and again if need be, until it is complete. It holds no
 //! state that matters: all of it is in the rows.
@@ -27,6 +27,9 @@ const PART: &str = "relay";
 /// How often a full stream is looked at.
 const FULL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often rows that rest for robots are looked at while there is other work.
+const UNPARK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// A stream that stays full this long has no consumer that keeps up: that is for people to know.
 const FULL_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,6 +47,7 @@ pub struct Relay<Q> {
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
     hints_lost: Option<std::time::Instant>,
     full_since: Option<Instant>,
+    unparked_at: Option<Instant>,
 }
 
 /// What one pass found.
@@ -96,6 +100,7 @@ impl<Q: Queue> Relay<Q> {
             room: None,
             hints_lost: None,
             full_since: None,
+            unparked_at: None,
         }
     }
 
@@ -177,7 +182,14 @@ impl<Q: Queue> Relay<Q> {
             Some(room) if !room.is_lacking() => room,
             _ => self.publish(Topic::Hints, &[]).await?.1,
         };
-        let claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
+        if self.unparked_at.is_none_or(|at| at.elapsed() >= UNPARK_INTERVAL) {
+            self.unpark().await?;
+        }
+        let mut claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
+        // Before this relay sleeps it has looked at what rests, too.
+        if claimed.is_empty() && self.unpark().await? > 0 {
+            claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
+        }
         if claimed.is_empty() {
             return Ok(if room.is_lacking() { Pass::Full } else { Pass::Nothing });
         }
@@ -185,6 +197,13 @@ impl<Q: Queue> Relay<Q> {
         let hinted = self.hint(due).await;
         let buried = self.bury(dead).await;
         hinted.and(buried).map(|()| Pass::Moved)
+    }
+
+    /// Makes due what rests for robots that have places.
+    async fn unpark(&mut self) -> anyhow::Result<i64> {
+        let unparked = self.store.unpark().await?;
+        self.unparked_at = Some(Instant::now());
+        Ok(unparked)
     }
 
     /// Adds a hint for each row; a hint that is not known to be in the queue gives its lease back.

@@ -67,7 +67,8 @@ impl Service {
                     tracing::warn!("DINGTALK_NOTIFICATION_WEBHOOK is not set: events for the target default will fail");
                 }
                 consumer.check(channel).map_err(BadConfiguration)?;
-                Some((consumer, Channels::new(channel, Proxy::from_env())?, load(templates)?))
+                let reserve = channel.robot_urgent_reserve;
+                Some((consumer, Channels::new(channel, Proxy::from_env())?, reserve, load(templates)?))
             }
             None => None,
         };
@@ -113,11 +114,12 @@ impl Service {
             tracing::info!(stream = sidecar.queue.queue_stream, "relay started");
             parts.spawn(named("relay", relay.run(stop.clone())));
         }
-        if let Some((config, channels, templates)) = sending {
+        if let Some((config, channels, urgent_reserve, templates)) = sending {
             let store = Store::new(database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?);
             let (health, metrics) = (health.clone(), metrics.clone());
+            let (hints, queue_config) = (&sidecar.hints, &sidecar.queue);
             let parts_of_it =
-                Parts { config, hints: &sidecar.hints, queue: &sidecar.queue, templates, channels, health, metrics };
+                Parts { config, hints, queue: queue_config, templates, channels, urgent_reserve, health, metrics };
             let consumer = Consumer::new(store, queue.clone(), parts_of_it);
             tracing::info!(
                 stream = sidecar.queue.queue_stream,

@@ -1,4 +1,8 @@
-//! The rows: every statement of the protocol, each a file in `sql/queries`.
+//! The rows: every statement of the protocol, each a file in `sql/queries`. Those about robots are in [`robots`], those about
+//! messages of several events in [`digest`].
+
+pub mod digest;
+pub mod robots;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -76,6 +80,31 @@ pub enum Taken {
     Alone(Uuid),
     /// Another consumer sends it, or a transaction holds it: its hint is needed still.
     Busy(Uuid),
+    /// It has arrived in a message of several events, as another of them knows, and now its row does.
+    Arrived {
+        /// The row.
+        id: Uuid,
+        /// Its channel.
+        channel: String,
+        /// Its template.
+        template_id: String,
+    },
+    /// It is part of a message whose outcome is unknown: to be taken with the others in it.
+    Digest {
+        /// The row.
+        id: Uuid,
+        /// The message.
+        digest_id: Uuid,
+    },
+}
+
+/// What a take found.
+#[derive(Debug, Default)]
+pub struct Takes {
+    /// A verdict for each row that needs one.
+    pub verdicts: Vec<Taken>,
+    /// The robots that take nothing now.
+    pub closed: Vec<String>,
 }
 
 /// What one take of a row is known by, and an outcome is fenced with.
@@ -96,8 +125,16 @@ pub struct Recorded<'a> {
     pub key: Key,
     /// What became of it.
     pub outcome: &'a Outcome,
-    /// The robot it was sent to, where it came to that.
+    /// The robot it was sent by, or must stay with; or the lane it waits in.
     pub robot: Option<&'a str>,
+    /// The message of several events that it is part of: all of them are recorded, or none.
+    pub digest_id: Option<Uuid>,
+    /// Whether it remains part of it.
+    pub keeps_digest: bool,
+    /// Most events in a message that it may be merged into from now on.
+    pub digest_limit: Option<i32>,
+    /// Where it waits: what it may be merged with.
+    pub digest_key: Option<&'a str>,
 }
 
 /// Which outcomes of a record counted.
@@ -127,9 +164,10 @@ pub struct Backlog {
 
 macro_rules! query {
     ($step:literal) => {
-        include_str!(concat!("../sql/queries/", $step, ".sql"))
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/queries/", $step, ".sql"))
     };
 }
+use query;
 
 impl Store {
     /// A store on this pool.
@@ -186,10 +224,11 @@ impl Store {
     }
 
     /// Judges the rows of received hints and takes those that can be sent now.
-    pub async fn take(&self, ids: &[Uuid], send_lease: Duration, alone: bool) -> anyhow::Result<Vec<Taken>> {
+    pub async fn take(&self, ids: &[Uuid], send_lease: Duration, alone: bool) -> anyhow::Result<Takes> {
         let query = query!("take");
         let rows = self.rows("take", query, &[&ids, &send_lease.as_secs_f64(), &alone, &LOST_LEASES_LIMIT]).await?;
-        Ok(rows.iter().map(taken).collect())
+        let closed = rows.first().and_then(|row| row.get::<_, Option<Vec<String>>>("closed"));
+        Ok(Takes { verdicts: rows.iter().map(taken).collect(), closed: closed.unwrap_or_default() })
     }
 
     /// Whether this take still holds its row.
@@ -209,10 +248,26 @@ impl Store {
         let kinds = column(outcomes, |recorded| recorded.outcome.kind());
         let errors = column(outcomes, |recorded| recorded.outcome.error().map(storable));
         let responses = column(outcomes, |recorded| recorded.outcome.response().map(storable));
-        let delays = column(outcomes, |recorded| recorded.outcome.delay().as_secs_f64());
+        let delays = column(outcomes, |recorded| recorded.outcome.delay().map(|delay| delay.as_secs_f64()));
         let robots = column(outcomes, |recorded| recorded.robot);
-        let parameters: &[&(dyn ToSql + Sync)] =
-            &[&ids, &replay_counts, &attempts, &kinds, &errors, &responses, &delays, &robots];
+        let digests = column(outcomes, |recorded| recorded.digest_id);
+        let keeps = column(outcomes, |recorded| recorded.keeps_digest);
+        let limits = column(outcomes, |recorded| recorded.digest_limit);
+        let digest_keys = column(outcomes, |recorded| recorded.digest_key);
+        let parameters: &[&(dyn ToSql + Sync)] = &[
+            &ids,
+            &replay_counts,
+            &attempts,
+            &kinds,
+            &errors,
+            &responses,
+            &delays,
+            &robots,
+            &digests,
+            &keeps,
+            &limits,
+            &digest_keys,
+        ];
         let rows = self.rows("record", query!("record"), parameters).await?;
         let with = |verdict: &str| {
             let rows = rows.iter().filter(|row| row.get::<_, &str>("verdict") == verdict);
@@ -323,7 +378,9 @@ fn taken(row: &Row) -> Taken {
             trace_id: row.get("trace_id"),
             error: row.get::<_, Option<String>>("last_error").unwrap_or_default(),
         },
+        "delivered" => Taken::Arrived { id, channel: row.get("channel"), template_id: template_id(row) },
         "alone" => Taken::Alone(id),
+        "digest" => Taken::Digest { id, digest_id: row.get("digest_id") },
         _ => Taken::Busy(id),
     }
 }
@@ -336,13 +393,14 @@ fn event(row: &Row, key: Key) -> Result<Event, String> {
     let parse = |column: &str| row.get::<_, Option<String>>(column).unwrap_or_else(|| "{}".to_owned());
     Ok(Event {
         id: key.id,
+        seq: row.get("seq"),
         event_type: row.get("event_type"),
         channel: row.get("channel"),
         target: row.get("target"),
         template_id: row.get("template_id"),
         payload: serde_json::from_str(&parse("payload")).map_err(|error| format!("payload cannot be read: {error}"))?,
         options: serde_json::from_str(&parse("options")).map_err(|error| {
-            format!("options cannot be read: {error}; at_mobiles and at_user_ids are lists of strings, at_all is true or false, delivery is \"at_least_once\" or \"at_most_once\", expires_at is a time with its offset")
+            format!("options cannot be read: {error}; at_mobiles and at_user_ids are lists of strings, at_all is true or false, delivery is \"at_least_once\" or \"at_most_once\", expires_at is a time with its offset, digest_key is a string")
         })?,
         trace_id: row.get("trace_id"),
         retry_count: row.get::<_, i32>("retry_count").unsigned_abs(),
@@ -350,5 +408,8 @@ fn event(row: &Row, key: Key) -> Result<Event, String> {
         attempt: key.attempt,
         replay_count: key.replay_count,
         late: Duration::try_from_secs_f64(row.get("late_seconds")).unwrap_or_default(),
+        urgent: row.get("urgent"),
+        robot: row.get("robot"),
+        digest_limit: row.get("digest_limit"),
     })
 }

@@ -42,8 +42,6 @@ with unburied as (
 )
 update notification_events e
 set hinted_until = now() + $4 * interval '1 second',
-    -- Its slot has come; from here on the lease is a hint's.
-    waiting_since = null,
     dispatched_at = coalesce(e.dispatched_at, now()),
     updated_at = now()
 -- An array and not a join: whatever the planner takes for due, it looks up these rows and does not walk the table.

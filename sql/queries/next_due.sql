@@ -33,5 +33,10 @@ select extract(epoch from least(
         where completed_at is null
           and failed_at is not null
           and hinted_until is distinct from 'infinity'
+    ),
+    -- What rests becomes due when a robot has a place for it.
+    (
+        select nullif(min(ready_at), 'infinity')
+        from notification_lanes()
     )
 ) - now())::double precision as seconds

@@ -1,7 +1,10 @@
 -- record: what became of each send, many in one statement.
--- $1 ids, $2 replay counts, $3 attempts, $4 outcomes, $5 errors, $6 responses, $7 delays in seconds, $8 robots
--- Outcomes: delivered; failed; retry (uses one, due after the delay); wait (uses none, due after the delay);
--- released (uses none, due at once).
+-- $1 ids, $2 replay counts, $3 attempts, $4 outcomes, $5 errors, $6 responses, $7 delays in seconds
+-- $8 robots: that it was sent by, must stay with, or waits for
+-- $9 digest ids: of those with the same one all are recorded, or none; $10 whether it remains part of it
+-- $11 digest limits, $12 digest keys
+-- Outcomes: delivered; failed; retry (uses one, due after the delay); wait (uses none, due after the delay, or, where
+-- there is none, parked until its robot can take it); released (uses none, due at once).
 -- Only the row's own generation counts. A success wins unless the row is already complete, or was cancelled during the
 -- send; everything else counts only while this take still holds the row.
 -- Verdicts: counted; busy (a transaction holds the row: try again). An outcome that does not come back does not count.
@@ -9,8 +12,9 @@ with outcome as (
     -- Two takes of one row may end in one batch: a success is the one to keep.
     select distinct on (id, replay_count) *
     from unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::double precision[],
-                $8::text[])
-        as o (id, replay_count, attempt, kind, error, response, delay, robot)
+                $8::text[], $9::uuid[], $10::boolean[], $11::integer[], $12::text[])
+        as o (id, replay_count, attempt, kind, error, response, delay, robot, digest_id, keeps_digest, digest_limit,
+              digest_key)
     order by id, replay_count, kind = 'delivered' desc, attempt desc
 ), counting as (
     select o.*, e.seq
@@ -31,6 +35,16 @@ with outcome as (
           end
     order by e.seq
     for update of e skip locked
+), whole as (
+    select *
+    from locked
+    where digest_id is null
+       or not exists (
+           select
+           from counting c
+           where c.digest_id = locked.digest_id
+             and c.id not in (select id from locked)
+       )
 ), recorded as (
     update notification_events e
     set status = case kind when 'delivered' then 'delivered' when 'failed' then 'failed' else 'pending' end,
@@ -41,22 +55,25 @@ with outcome as (
         scheduled_at = case kind when 'retry' then now() + delay * interval '1 second' else e.scheduled_at end,
         hinted_until = case kind
             when 'delivered' then e.hinted_until
-            when 'wait' then now() + delay * interval '1 second'
+            when 'wait' then coalesce(now() + delay * interval '1 second', 'infinity')
         end,
-        waiting_since = case kind when 'wait' then now() end,
+        waiting_since = case when kind = 'wait' and delay is null then coalesce(e.waiting_since, now()) end,
         sending_until = null,
         lost_leases = case kind when 'released' then e.lost_leases else 0 end,
-        last_error = coalesce(locked.error, e.last_error),
-        response = coalesce(locked.response, e.response),
-        robot = coalesce(locked.robot, e.robot),
+        last_error = coalesce(whole.error, e.last_error),
+        response = coalesce(whole.response, e.response),
+        robot = case when kind in ('delivered', 'failed') then coalesce(whole.robot, e.robot) else whole.robot end,
+        digest_id = case when whole.keeps_digest then e.digest_id end,
+        digest_limit = coalesce(whole.digest_limit, e.digest_limit),
+        digest_key = case when kind = 'wait' then whole.digest_key end,
         updated_at = now()
-    from locked
-    where e.id = locked.id
-    returning e.id, locked.attempt, kind
+    from whole
+    where e.id = whole.id
+    returning e.id, whole.attempt, kind
 ), woken as (
     -- A sleeping relay does not know of the new due time, nor of the dead letter.
     select notification_wake_relay() from recorded where kind <> 'delivered' limit 1
 )
 select 'counted' as verdict, id, attempt, (select count(*) from woken) as woken from recorded
 union all
-select 'busy', id, attempt, 0 from counting where id not in (select id from locked)
+select 'busy', id, attempt, 0 from counting where id not in (select id from whole)

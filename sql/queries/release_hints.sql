@@ -10,7 +10,6 @@ with hinted as (
       and greatest(hinted_until, scheduled_at) > now()
       and greatest(hinted_until, scheduled_at) <= now() + $1 * interval '1 second'
       and hinted_until > now()
-      and waiting_since is null
     order by seq
     limit $2
     for update skip locked

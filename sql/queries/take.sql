@@ -5,7 +5,8 @@
 -- $3 alone: the consumer has nothing else in hand
 -- $4 lost leases at which a row is held to kill its consumers
 -- Verdicts: taken; failed (its dead letter follows); alone (to be taken when nothing else is in hand, for the next
--- lost lease would be its last); busy (another consumer sends it, or a transaction holds it: look again later).
+-- lost lease would be its last); busy (another consumer sends it, or a transaction holds it: look again later); digest
+-- (its outcome is unknown together with others': see take_digest).
 with locked as (
     select id, case
             when status = 'delivering' and options ->> 'delivery' = 'at_most_once' then 'unknown_outcome'
@@ -19,8 +20,9 @@ with locked as (
       and failed_at is null
       and scheduled_at <= now()
       -- An old hint must not cut short the wait for a robot.
-      and (waiting_since is null or hinted_until <= now())
+      and hinted_until is distinct from 'infinity'
       and (status = 'pending' or sending_until < now())
+      and digest_id is null
     order by seq
     for update skip locked
 ), taken as (
@@ -48,18 +50,26 @@ with locked as (
 )
 select case when status = 'delivering' then 'taken' else 'failed' end as verdict,
        id, event_type, channel, target, template_id, payload::text as payload, options::text as options,
-       trace_id, retry_count, max_retry, attempt, lost_leases, replay_count, last_error,
+       trace_id, retry_count, max_retry, attempt, lost_leases, replay_count, last_error, robot, digest_id, digest_limit,
+       urgent, seq,
+       -- Robots that take nothing now, for those that need not ask for admission otherwise.
+       (select array_agg(name) from notification_robots where paused_at is not null or cool_until > now()) as closed,
        extract(epoch from now() - scheduled_at)::double precision as late_seconds,
        (select count(*) from woken) as woken
 from taken
 union all
-select case when locked.id is null then 'busy' else locked.verdict end,
-       e.id, e.event_type, e.channel, '', null, null, null, null, 0, null, 0, 0, 0, null, 0, 0
+select case
+           when e.digest_id is not null and (e.status = 'pending' or e.sending_until < now()) then 'digest'
+           when locked.id is null then 'busy'
+           else locked.verdict
+       end,
+       e.id, e.event_type, e.channel, '', null, null, null, null, 0, null, 0, 0, 0, null, null, e.digest_id, null, e.urgent, e.seq,
+       null, 0, 0
 from notification_events e
 left join locked on locked.id = e.id
 where e.id = any($1)
   and e.completed_at is null
   and e.failed_at is null
   and e.scheduled_at <= now()
-  and (e.waiting_since is null or e.hinted_until <= now())
+  and e.hinted_until is distinct from 'infinity'
   and (locked.id is null or locked.verdict = 'alone')

@@ -4,8 +4,7 @@ use bytes::Bytes;
 
 use super::http::{Answer, Failure, Http};
 use super::robot::Robot;
-use super::{Class, MaySend, Report, Tries, clock};
-use crate::message::Message;
+use super::{Class, Leave, MaySend, Parcel, Report, Tries, Try, clock};
 
 mod body;
 mod links;
@@ -20,33 +19,36 @@ use outcome::{Remedy, Verdict};
 const SHOWN: usize = 500;
 
 /// Sends one message; see [`super::Channels::send`].
-pub(super) async fn send(
-    http: &Http,
-    tries: Tries,
-    robot: &Robot,
-    message: &Message,
-    key: &str,
-    lease: &impl MaySend,
-) -> Report {
+pub(super) async fn send(http: &Http, tries: Tries, robot: &Robot, parcel: Parcel<'_>, lease: &impl MaySend) -> Report {
+    let Parcel { message, key, may_lose_links } = parcel;
     let mut body = match body::build(message, key) {
         Ok(body) => body,
         Err(why) => return Report::of_the_event(why),
     };
     let mut signed_again = false;
-    let mut without_links = false;
+    let mut without_links = !may_lose_links;
+    let mut request = Try::First;
     let mut last: Option<Report> = None;
     loop {
-        let begun = last.as_ref().map_or(0, |report| report.tries);
-        if !lease.may_send(http.timeout(), begun > 0).await {
-            return last.map_or_else(withheld, cut_short);
+        let leave = lease.may_send(http.timeout(), request).await;
+        if leave != Leave::Granted {
+            return cut_short(last, leave);
         }
         let (verdict, mut report) = try_once(http, robot, body.clone()).await;
-        report.tries = begun + 1;
+        report.tries += last.as_ref().map_or(0, |report| report.tries);
+        report.has_left |= last.as_ref().is_some_and(|report| report.has_left);
         match verdict.remedy {
-            Some(Remedy::TryAgain) if report.tries < tries.most => tokio::time::sleep(tries.pause).await,
-            Some(Remedy::SignAgain) if !signed_again => signed_again = true,
+            Some(Remedy::TryAgain) if report.tries < tries.most => {
+                tokio::time::sleep(tries.pause).await;
+                request = Try::Again;
+            }
+            Some(Remedy::SignAgain) if !signed_again => {
+                signed_again = true;
+                request = Try::Answered;
+            }
             Some(Remedy::LeaveOutLinks) if !without_links => {
                 without_links = true;
+                request = Try::Answered;
                 // The same key: what the platform refused, it has not delivered.
                 body = match body::build(&body::without_links(message), key) {
                     Ok(body) => body,
@@ -81,19 +83,23 @@ fn report(verdict: &Verdict, result: &Result<Answer, Failure>, mask: impl Fn(&st
         reason: printable(&mask(&verdict.reason)),
         response: answer.map(shown),
         tries: 1,
+        has_left: !matches!(result, Err(Failure::NotSent(_))),
         status: answer.map(|answer| answer.status),
         errcode: verdict.errcode,
     }
 }
 
-fn withheld() -> Report {
-    let reason = "the send lease is too short for a request by now; nothing was sent".to_owned();
-    Report { class: Class::Withheld, reason, response: None, tries: 0, status: None, errcode: None }
-}
-
-/// The report of a send whose further try the lease did not allow: what that try could have mended is not final yet.
-fn cut_short(last: Report) -> Report {
-    Report { class: Class::Transient, reason: format!("{}; no time left for another try", last.reason), ..last }
+/// The report of a send whose next try was not allowed: what that try could have mended is not final yet.
+fn cut_short(last: Option<Report>, leave: Leave) -> Report {
+    let Some(last) = last else {
+        let reason = "the send lease is too short for a request by now; nothing was sent".to_owned();
+        return Report::without_request(Class::Withheld, reason);
+    };
+    let (class, why) = match leave {
+        Leave::NoPlace => (Class::Withheld, "the robot's budget has no place for another try now"),
+        Leave::NoTime | Leave::Granted => (Class::Transient, "no time left for another try"),
+    };
+    Report { class, reason: format!("{}; {why}", last.reason), ..last }
 }
 
 /// PostgreSQL's text and a line of log take no control characters.
@@ -113,27 +119,27 @@ mod tests {
 
     use super::super::rig::{self, Reply, Server, TOKEN};
     use super::*;
-    use crate::message::{Format, Mentions};
+    use crate::message::{Format, Mentions, Message};
 
     /// A lease that allows so many tries, and notes what it was asked.
-    struct Lease(usize, Mutex<Vec<bool>>);
+    struct Lease(usize, Leave, Mutex<Vec<Try>>);
 
     impl Lease {
         fn of(tries: usize) -> Lease {
-            Lease(tries, Mutex::default())
+            Lease(tries, Leave::NoTime, Mutex::default())
         }
 
-        fn asked(&self) -> Vec<bool> {
-            self.1.lock().unwrap().clone()
+        fn asked(&self) -> Vec<Try> {
+            self.2.lock().unwrap().clone()
         }
     }
 
     impl MaySend for Lease {
-        async fn may_send(&self, needs: Duration, further: bool) -> bool {
+        async fn may_send(&self, needs: Duration, request: Try) -> Leave {
             assert_eq!(needs, rig::TIMEOUT);
-            let mut asked = self.1.lock().unwrap();
-            asked.push(further);
-            asked.len() <= self.0
+            let mut asked = self.2.lock().unwrap();
+            asked.push(request);
+            if asked.len() <= self.0 { Leave::Granted } else { self.1 }
         }
     }
 
@@ -147,8 +153,12 @@ mod tests {
         let host = url.split('/').nth(2).unwrap();
         let args = ["--allowed-hosts", host, "--dingtalk-webhook", url, "--dingtalk-secret", "SECtest"];
         let channels = rig::channels(&args).with_tries(Tries { most: 3, pause: Duration::from_millis(1) });
-        let robot = channels.resolve("dingtalk", "default").unwrap();
-        channels.send(&robot, &message(), "key", lease).await
+        let robot = channels.resolve("dingtalk", "default", None).unwrap().robots.remove(0);
+        channels.send(&robot, parcel(&message()), lease).await
+    }
+
+    fn parcel(message: &Message) -> Parcel<'_> {
+        Parcel { message, key: "key", may_lose_links: true }
     }
 
     async fn send(replies: impl IntoIterator<Item = Reply>, tries: usize) -> (Report, Server, Lease) {
@@ -162,7 +172,7 @@ mod tests {
         let (report, server, lease) = send([Reply::ok()], 1).await;
         assert_eq!((report.class, report.tries, report.status), (Class::Success, 1, Some(200)));
         assert_eq!(report.response.as_deref(), Some(r#"{"errcode":0,"errmsg":"ok"}"#));
-        assert_eq!(lease.asked(), [false]);
+        assert_eq!(lease.asked(), [Try::First]);
         let seen = &server.seen()[0];
         let query: Vec<_> = seen.query().into_iter().map(|(name, _)| name).collect();
         assert_eq!(query, ["access_token", "timestamp", "sign"]);
@@ -177,7 +187,8 @@ mod tests {
         let lease = Lease::of(9);
         let report = send_to(&url, &lease).await;
         assert_eq!((report.class, report.tries, report.status), (Class::Transient, 3, None));
-        assert_eq!(lease.asked(), [false, true, true]);
+        assert_eq!(lease.asked(), [Try::First, Try::Again, Try::Again]);
+        assert!(!report.has_left);
 
         let lease = Lease::of(2);
         let report = send_to(&url, &lease).await;
@@ -203,7 +214,7 @@ mod tests {
         let stale = || Reply::json(r#"{"errcode":310000,"errmsg":"invalid timestamp"}"#);
         let (report, server, lease) = send([stale(), Reply::ok()], 9).await;
         assert_eq!((report.class, report.tries), (Class::Success, 2));
-        assert_eq!(lease.asked(), [false, true]);
+        assert_eq!(lease.asked(), [Try::First, Try::Answered]);
         assert_eq!(server.seen()[0].body, server.seen()[1].body);
         let (report, ..) = send([stale(), stale(), Reply::ok()], 9).await;
         assert_eq!((report.class, report.tries), (Class::Robot, 2));
@@ -222,6 +233,11 @@ mod tests {
         assert!(seen[1].body.contains(r#""msgUuid":"key""#));
         let (report, ..) = send([unsafe_link(), unsafe_link(), Reply::ok()], 9).await;
         assert_eq!((report.class, report.tries), (Class::Message, 2));
+
+        let server = Server::start([unsafe_link()]).await;
+        let lease = Lease(1, Leave::NoPlace, Mutex::default());
+        let report = send_to(&server.url(), &lease).await;
+        assert_eq!((report.class, report.tries, report.has_left), (Class::Withheld, 1, true));
     }
 
     #[tokio::test]
@@ -239,8 +255,8 @@ mod tests {
         let channels = rig::channels(&["--allowed-hosts", &server.address(), "--dingtalk-webhook", &server.url()]);
         let mut message = message();
         message.mentions.at_user_ids = (0..50).map(|n| format!("user{n}")).collect();
-        let robot = channels.resolve("dingtalk", "default").unwrap();
-        let report = channels.send(&robot, &message, "key", &Lease::of(1)).await;
+        let robot = channels.resolve("dingtalk", "default", None).unwrap().robots.remove(0);
+        let report = channels.send(&robot, parcel(&message), &Lease::of(1)).await;
         assert_eq!((report.class, report.tries), (Class::Message, 0));
         assert!(server.seen().is_empty());
     }

@@ -6,10 +6,11 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::directory::Budgeted;
 use super::hosts::Hosts;
 use super::{Platform, hex};
 use crate::cli::BadConfiguration;
-use crate::config;
+use crate::config::{self, Rate};
 
 /// The name of the robot in the environment.
 pub(super) const DEFAULT: &str = "default";
@@ -21,13 +22,29 @@ pub struct Robot {
     name: String,
     webhook: SecretString,
     secret: Option<SecretString>,
+    rate: Option<Rate>,
+    /// Why it cannot be reached as it is configured.
+    fault: Option<String>,
 }
 
 impl Robot {
-    /// Stable and free of tokens: `default`, or the webhook's host and a digest of the whole. The same word in SQL,
-    /// logs, metrics and message keys.
+    /// Stable and free of tokens: the name it is configured under, or the webhook's host and a digest of the whole. The
+    /// same word in SQL, logs, metrics and message keys.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its budget, where it has one.
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate
+    }
+
+    /// What its row must know.
+    pub fn budgeted(&self) -> Budgeted {
+        let channel = match self.platform {
+            Platform::DingTalk => "dingtalk".to_owned(),
+        };
+        Budgeted { name: self.name.clone(), channel, rate: self.rate }
     }
 
     /// The robot behind a webhook URL; it does not sign.
@@ -43,7 +60,41 @@ impl Robot {
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let name = format!("{host}{port}#{}", hex(&Sha256::digest(webhook), 12));
-        Ok(Robot { platform, name, webhook: webhook.into(), secret: None })
+        Ok(Robot { platform, name, webhook: webhook.into(), secret: None, rate: None, fault: None })
+    }
+
+    /// A robot that is configured so that it cannot be reached.
+    pub(super) fn unreachable(platform: Platform, name: &str, fault: String) -> Robot {
+        Robot {
+            platform,
+            name: name.to_owned(),
+            webhook: String::new().into(),
+            secret: None,
+            rate: None,
+            fault: Some(fault),
+        }
+    }
+
+    pub(super) fn named(self, name: &str) -> Robot {
+        Robot { name: name.to_owned(), ..self }
+    }
+
+    pub(super) fn signing_with(self, secret: SecretString) -> Robot {
+        Robot { secret: Some(secret), ..self }
+    }
+
+    pub(super) fn with_rate(self, rate: Option<Rate>) -> Robot {
+        Robot { rate, ..self }
+    }
+
+    /// Why it cannot be reached; free of tokens.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// Whether both are the same place with the same secret.
+    pub(super) fn reached_like(&self, other: &Robot) -> bool {
+        self.webhook() == other.webhook() && self.secret() == other.secret() && self.fault == other.fault
     }
 
     pub(super) fn platform(&self) -> Platform {
@@ -59,7 +110,7 @@ impl Robot {
     }
 
     pub(super) fn same_webhook(&self, other: &Robot) -> bool {
-        self.webhook() == other.webhook()
+        self.fault.is_none() && self.webhook() == other.webhook()
     }
 
     /// The text without anything that would let its reader send as this robot; `sign` is the last signature, if any.
@@ -105,7 +156,7 @@ pub(super) fn configured(config: &config::Channel, hosts: &Hosts) -> Result<Opti
         ))
     })?;
     let secret = config.secret().map(|secret| secret.expose_secret().trim().into());
-    Ok(Some(Robot { name: DEFAULT.to_owned(), secret, ..robot }))
+    Ok(Some(Robot { name: DEFAULT.to_owned(), secret, rate: config.robot_rate.0, ..robot }))
 }
 
 #[cfg(test)]

@@ -6,14 +6,8 @@ use crate::channel::{Class, Report};
 use crate::config::Backoff;
 use crate::event::{Delivery, Event, Outcome};
 
-/// How long events wait for a robot that refuses everything, before it is tried again.
-const ROBOT_PAUSE: Duration = Duration::from_secs(60);
-
-/// How long an event waits whose lease was too short to send it.
+/// How long an event waits whose lease, or whose robot's budget, was too short to send it.
 const WITHHELD_PAUSE: Duration = Duration::from_secs(1);
-
-/// Longest wait for a robot, whatever it asks for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(86_400);
 
 /// At most this share is added to each delay, so that events that failed together do not come back together.
 const JITTER: f64 = 0.1;
@@ -38,6 +32,11 @@ impl RetryPolicy {
         delays.get(index).copied().unwrap_or_default().mul_f64(1.0 + JITTER * chance)
     }
 
+    /// How many more times it may be retried.
+    pub fn retries_left(&self, event: &Event) -> u32 {
+        event.max_retry.unwrap_or(self.max_retry).saturating_sub(event.retry_count)
+    }
+
     /// What becomes of an event whose send ended like this; `chance` is from 0 to 1.
     pub fn decide(&self, event: &Event, report: &Report, chance: f64) -> Outcome {
         let error = report.reason.clone();
@@ -45,19 +44,16 @@ impl RetryPolicy {
         match report.class {
             Class::Success => Outcome::Delivered { response: response.unwrap_or_default() },
             Class::Message => Outcome::Failed { error, response },
-            Class::Robot => Outcome::Wait { after: ROBOT_PAUSE, error, response },
-            Class::Throttled(after) | Class::Blocked(after) => {
-                Outcome::Wait { after: after.min(LONGEST_PAUSE), error, response }
-            }
+            // Until when is the robot's, not the event's.
+            Class::Robot | Class::Throttled(_) | Class::Blocked(_) => Outcome::Wait { after: None, error, response },
             // Not at once: whatever made the lease run short, a slow database mostly, is still there.
-            Class::Withheld => Outcome::Wait { after: WITHHELD_PAUSE, error, response },
+            Class::Withheld => Outcome::Wait { after: Some(WITHHELD_PAUSE), error, response },
             Class::Ambiguous if event.options.delivery == Delivery::AtMostOnce => Outcome::Failed {
                 error: format!("outcome unknown, and it asks for at most one delivery: {error}"),
                 response,
             },
             Class::Transient | Class::Ambiguous => {
-                let allowed = event.max_retry.unwrap_or(self.max_retry);
-                if event.retry_count >= allowed {
+                if self.retries_left(event) == 0 {
                     let error = format!("{error}; no retry is left after {} sends", u64::from(event.retry_count) + 1);
                     return Outcome::Failed { error, response };
                 }
@@ -80,6 +76,7 @@ mod tests {
     fn event(retry_count: u32, max_retry: Option<u32>, delivery: Delivery) -> Event {
         Event {
             id: uuid::Uuid::nil(),
+            seq: 1,
             event_type: "notice".into(),
             channel: "dingtalk".into(),
             target: "default".into(),
@@ -92,11 +89,22 @@ mod tests {
             attempt: 1,
             replay_count: 0,
             late: Duration::ZERO,
+            urgent: false,
+            robot: None,
+            digest_limit: None,
         }
     }
 
     fn decide(event: &Event, class: Class) -> Outcome {
-        let report = Report { class, reason: "because".into(), response: None, tries: 1, status: None, errcode: None };
+        let report = Report {
+            class,
+            reason: "because".into(),
+            response: None,
+            tries: 1,
+            has_left: true,
+            status: None,
+            errcode: None,
+        };
         policy().decide(event, &report, 0.0)
     }
 
@@ -133,8 +141,9 @@ mod tests {
     fn a_robot_that_cannot_take_it_now_costs_no_retry() {
         let event = event(3, None, Delivery::AtLeastOnce);
         for class in [Class::Robot, Class::Throttled(MINUTE * 10), Class::Blocked(MINUTE * 5)] {
-            assert!(matches!(decide(&event, class), Outcome::Wait { .. }));
+            assert!(matches!(decide(&event, class), Outcome::Wait { after: None, .. }));
         }
+        assert!(matches!(decide(&event, Class::Withheld), Outcome::Wait { after: Some(WITHHELD_PAUSE), .. }));
     }
 
     #[test]

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 
-use super::Slot;
-use super::send::Sent;
+use super::letter::{Done, Member, Sent};
 use crate::backoff::Backoff;
 use crate::db::{self, Verdict};
 use crate::event::Outcome;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::queue::Receipt;
-use crate::store::{Counts, Key, Recorded, Store};
+use crate::store::robots::{Change, Settled};
+use crate::store::{Counts, Recorded, Store};
 
 /// The recorder's name in health.
 pub(super) const RECORDER: &str = "recorder";
@@ -24,18 +24,6 @@ const BATCH: usize = 256;
 
 /// Outcomes that wait longer than this for their rows are for people to know of.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A take that has ended.
-#[derive(Debug)]
-pub(super) struct Done {
-    pub key: Key,
-    pub sent: Sent,
-    /// The hints that led to it.
-    pub receipts: Vec<Receipt>,
-    /// Freed once the outcome is recorded, so that a slow database slows down the taking.
-    #[expect(dead_code, reason = "held, and freed by being dropped")]
-    pub slot: Option<Slot>,
-}
 
 /// Writes outcomes down, and then lets go of their hints. A lone one is written at once; those that end while a
 /// statement runs share the next one. One whose row is held by somebody's transaction is put aside, and holds up none.
@@ -86,7 +74,8 @@ impl Recorder {
                     self.aside_since = Instant::now();
                 }
                 false if self.aside_since.elapsed() >= PATIENCE => {
-                    let ids: Vec<_> = self.aside.iter().map(|done| done.key.id).collect();
+                    let members = self.aside.iter().flat_map(|done| &done.members);
+                    let ids: Vec<_> = members.map(|member| member.key.id).collect();
                     let why = format!("{} outcomes cannot be recorded: transactions hold their rows", ids.len());
                     if self.health.stuck(RECORDER, &why) {
                         tracing::warn!(?ids, "{why}");
@@ -97,12 +86,15 @@ impl Recorder {
         }
     }
 
-    async fn record(&mut self, batch: Vec<Done>) {
+    async fn record(&mut self, mut batch: Vec<Done>) {
+        // First: what waits for the robots is unparked by what is known of them.
+        self.settle(batch.iter_mut().flat_map(|done| std::mem::take(&mut done.sent.settled)).collect()).await;
         match self.write(&batch).await {
             Ok(counts) => {
                 for done in batch {
-                    match counts.of(done.key) {
-                        Some(counted) => self.recorded(done, counted),
+                    let counted: Option<Vec<bool>> = done.members.iter().map(|member| counts.of(member.key)).collect();
+                    match counted {
+                        Some(counted) => self.recorded(done, &counted),
                         None => self.aside.push(done),
                     }
                 }
@@ -114,28 +106,46 @@ impl Recorder {
                 }
             }
             Err(error) => {
-                for done in batch {
+                for member in batch.iter().flat_map(|done| &done.members) {
                     let error = format!("{error:#}");
-                    tracing::error!(event_id = %done.key.id, error, "the outcome is refused; its send lease will run out");
+                    tracing::error!(event_id = %member.key.id, error, "the outcome is refused; its send lease will run out");
                     self.metrics.in_hand.dec();
                 }
             }
         }
     }
 
-    /// Tries until the database takes or refuses them: the outcomes are all there is to tell that messages were sent.
+    /// What sends leave behind at their robots. A robot without a budget is only spoken of where there is news of it.
+    async fn settle(&self, mut settled: Vec<Settled>) {
+        settled.retain(|one| one.slot.is_some() || one.ruling.is_some());
+        if settled.is_empty() {
+            return;
+        }
+        match self.until_taken("settling with robots", || self.store.settle(&settled)).await {
+            Ok(changes) => changes.iter().for_each(announce),
+            // The places it holds end by themselves.
+            Err(error) => tracing::error!(error = format!("{error:#}"), "what was learnt of robots is refused"),
+        }
+    }
+
+    /// The outcomes are all there is to tell that messages were sent.
     async fn write(&self, batch: &[Done]) -> anyhow::Result<Counts> {
-        let outcomes: Vec<Recorded<'_>> = batch
-            .iter()
-            .map(|done| Recorded { key: done.key, outcome: &done.sent.outcome, robot: done.sent.robot.as_deref() })
-            .collect();
+        let outcomes: Vec<Recorded<'_>> = batch.iter().flat_map(Done::records).collect();
+        self.until_taken("recording outcomes", || self.store.record(&outcomes)).await
+    }
+
+    /// Tries until the database takes or refuses it.
+    async fn until_taken<T, F>(&self, doing: &str, attempt: impl Fn() -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = anyhow::Result<T>>,
+    {
         let mut backoff = Backoff::reconnecting();
         loop {
-            match self.store.record(&outcomes).await {
+            match attempt().await {
                 Err(error) if db::verdict(&error) != Verdict::Refused => {
-                    let why = format!("recording outcomes failed: {error:#}");
+                    let why = format!("{doing} failed: {error:#}");
                     if self.health.stuck(RECORDER, &why) {
-                        tracing::warn!(outcomes = outcomes.len(), "{why}; trying again until it can");
+                        tracing::warn!("{why}; trying again until it can");
                     }
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -144,31 +154,47 @@ impl Recorder {
         }
     }
 
-    fn recorded(&self, done: Done, counted: bool) {
-        let Sent { channel, template_id, outcome, .. } = &done.sent;
-        match counted {
-            true => self.metrics.recorded(channel, template_id, outcome.kind()),
-            false => drop(self.metrics.leases_lost.inc()),
+    fn recorded(&self, done: Done, counted: &[bool]) {
+        for (member, counted) in done.members.into_iter().zip(counted) {
+            match counted {
+                true => self.metrics.recorded(&member.channel, &member.template_id, done.sent.outcome.kind()),
+                false => drop(self.metrics.leases_lost.inc()),
+            }
+            self.metrics.in_hand.dec();
+            log(&member, &done.sent, *counted);
+            // Whoever takes the acknowledgements outlives the recorder, but for a panic.
+            let _ = self.acks.send(member.receipts);
         }
-        self.metrics.in_hand.dec();
-        log(&done, counted);
-        // Whoever takes the acknowledgements outlives the recorder, but for a panic.
-        let _ = self.acks.send(done.receipts);
+    }
+}
+
+/// What people are to know of a robot: once, by whoever brought it about.
+fn announce(change: &Change) {
+    let Change { robot, kind, reason } = change;
+    match kind.as_str() {
+        "paused" => {
+            tracing::error!(robot, reason, "robot paused: its events wait, and use no retries, until it works again")
+        }
+        "cooling" => tracing::warn!(robot, reason, "robot cooling down: its events wait, and use no retries"),
+        "resumed" => tracing::info!(robot, reason, "robot resumed: it works again"),
+        _ => {}
     }
 }
 
 /// One line an outcome.
-fn log(done: &Done, counts: bool) {
-    let Done { key, sent, .. } = done;
+fn log(member: &Member, sent: &Sent, counts: bool) {
+    let Member { key, event_type, template_id, trace_id, .. } = member;
     let error = sent.outcome.error().unwrap_or_default();
+    let digest_id = sent.digest_id.map(|id| id.to_string());
     macro_rules! line {
         ($level:ident, $text:expr) => {
             tracing::$level!(
                 event_id = %key.id,
-                event_type = sent.event_type,
-                template_id = sent.template_id,
-                trace_id = sent.trace_id.as_deref().unwrap_or_default(),
+                event_type,
+                template_id,
+                trace_id = trace_id.as_deref().unwrap_or_default(),
                 robot = sent.robot.as_deref().unwrap_or_default(),
+                digest_id,
                 class = sent.class,
                 attempt = key.attempt,
                 tries = sent.tries,

@@ -1,76 +1,72 @@
-//! One take, from its row to its outcome: render, find the robot, send.
+//! One message: what it says, which way it goes, and what becomes of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::letter::{Done, Letter, Member, Sent};
 use super::policy::RetryPolicy;
-use crate::channel::{self, Channels, MaySend, Report};
+use super::turn::Turn;
+use crate::channel::{self, Channels, Class, Lane, Leave, MaySend, NoLane, Parcel, Report, Try};
 use crate::config::Consumer as ConsumerConfig;
 use crate::event::{Delivery, Event, Outcome};
-use crate::message::Mentions;
+use crate::message::{Mentions, Message};
 use crate::metrics::{Metrics, SendLabels};
+use crate::queue::Receipt;
+use crate::store::robots::{Granted, Ruling, Settled};
 use crate::store::{Key, Store};
 use crate::template::{Facts, Templates};
 
+/// Longest rest of a robot, whatever it asks for.
+const LONGEST_REST: Duration = Duration::from_secs(86_400);
+
 /// Turns events into outcomes.
 pub(super) struct Sender {
-    store: Store,
-    templates: Templates,
-    channels: Channels,
-    policy: RetryPolicy,
+    pub(super) store: Store,
+    pub(super) templates: Templates,
+    pub(super) channels: Arc<Channels>,
+    pub(super) policy: RetryPolicy,
+    pub(super) send_lease: Duration,
     metrics: Arc<Metrics>,
 }
 
-/// What became of a take, and what the log says of it.
-#[derive(Debug)]
-pub(super) struct Sent {
-    pub outcome: Outcome,
-    pub channel: String,
-    pub template_id: String,
-    pub event_type: String,
-    pub trace_id: Option<String>,
-    pub robot: Option<String>,
-    pub class: &'static str,
-    pub tries: u32,
-    pub took: Duration,
-}
-
-impl Sent {
-    /// Nothing was sent, or even understood.
-    pub(super) fn unsent(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            channel: String::new(),
-            template_id: String::new(),
-            event_type: String::new(),
-            trace_id: None,
-            robot: None,
-            class: "message",
-            tries: 0,
-            took: Duration::ZERO,
-        }
-    }
-}
-
-/// The right to send: a row is this consumer's while its send lease lasts.
+/// The right to send: a row is this consumer's while its send lease lasts, and a robot takes as many requests as there are
+/// slots.
 struct Lease<'a> {
     store: &'a Store,
     key: Key,
     deadline: Instant,
+    /// The robot, where it has a budget.
+    robot: Option<&'a str>,
+    slots: Mutex<Vec<Timestamp>>,
 }
 
 impl MaySend for Lease<'_> {
-    async fn may_send(&self, needs: Duration, further: bool) -> bool {
+    async fn may_send(&self, needs: Duration, request: Try) -> Leave {
         // The first try follows the take at once; before a further one the row may have been cancelled.
-        if further && !self.store.holds(self.key).await.unwrap_or(false) {
-            return false;
+        if request != Try::First && !self.store.holds(self.key).await.unwrap_or(false) {
+            return Leave::NoTime;
+        }
+        let left = || self.deadline.saturating_duration_since(Instant::now());
+        if let (Try::Answered, Some(robot)) = (request, self.robot) {
+            match self.store.admit_again(robot, left()).await {
+                Ok(Some(slot)) => self.slots().push(slot),
+                Ok(None) => return Leave::NoPlace,
+                Err(_) => return Leave::NoTime,
+            }
         }
         // Asked last: asking the database took time.
-        self.deadline.saturating_duration_since(Instant::now()) >= needs + ConsumerConfig::LEASE_MARGIN
+        if left() >= needs + ConsumerConfig::LEASE_MARGIN { Leave::Granted } else { Leave::NoTime }
+    }
+}
+
+impl Lease<'_> {
+    fn slots(&self) -> std::sync::MutexGuard<'_, Vec<Timestamp>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,12 +74,13 @@ impl Sender {
     pub(super) fn new(
         store: Store,
         templates: Templates,
-        channels: Channels,
+        channels: Arc<Channels>,
         policy: RetryPolicy,
+        send_lease: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
         metrics.announce("dingtalk", templates.ids());
-        Self { store, templates, channels, policy, metrics }
+        Self { store, templates, channels, policy, send_lease, metrics }
     }
 
     /// A template's id where there is such a template, else `unknown`: metrics must not grow with what callers make up.
@@ -91,78 +88,254 @@ impl Sender {
         if self.templates.contains(template_id) { template_id } else { "unknown" }
     }
 
-    /// Sends an event that was taken; `abandon` ends the wait for an answer.
+    /// An event as one of those that a message is for.
+    pub(super) fn member(&self, event: &Event, receipts: Vec<Receipt>) -> Member {
+        Member {
+            key: Key { id: event.id, replay_count: event.replay_count, attempt: event.attempt },
+            receipts,
+            channel: event.channel.clone(),
+            event_type: event.event_type.clone(),
+            template_id: self.known(event.template_id()).to_owned(),
+            trace_id: event.trace_id.clone(),
+        }
+    }
+
+    /// Whether nobody knows the event's target, or not yet.
+    pub(super) fn is_for_unknown_target(&self, event: &Event) -> bool {
+        matches!(self.resolve(event), Err(NoLane::Unknown(_)))
+    }
+
+    fn resolve(&self, event: &Event) -> Result<Lane, NoLane> {
+        self.channels.resolve(&event.channel, &event.target, event.robot.as_deref())
+    }
+
+    /// The way that an event takes.
+    ///
+    /// # Errors
+    ///
+    /// What becomes of it without one.
+    pub(super) fn lane(&self, event: &Event) -> Result<Lane, Box<Sent>> {
+        self.resolve(event).map_err(|no_lane| {
+            Box::new(match no_lane {
+                NoLane::Unknown(report) if self.channels.waits_for_unknown() => {
+                    Sent::waiting(&event.target, report.reason)
+                }
+                NoLane::Unknown(report) | NoLane::Refused(report) => {
+                    Sent::unsent(self.policy.decide(event, &report, 0.0))
+                }
+            })
+        })
+    }
+
+    /// The message for one event, rendered, and the way it takes.
+    ///
+    /// # Errors
+    ///
+    /// What becomes of the event without a send.
+    pub(super) fn prepare(&self, event: Event, receipts: Vec<Receipt>, deadline: Instant) -> Result<Letter, Box<Done>> {
+        let member = self.member(&event, receipts);
+        let prepared = self.check_and_render(&event).and_then(|message| Ok((message, self.lane(&event)?)));
+        let (mut message, lane) = match prepared {
+            Ok(prepared) => prepared,
+            Err(sent) => return Err(Box::new(Done { members: vec![member], sent: *sent, slot: None })),
+        };
+        message.mentions = mentions(message.mentions, [&event], &lane);
+        let digest_key = self.digest_key(&event, &lane);
+        Ok(Letter {
+            members: vec![member],
+            event,
+            message,
+            lane,
+            digest_id: None,
+            is_again: false,
+            digest_key,
+            deadline,
+        })
+    }
+
+    fn check_and_render(&self, event: &Event) -> Result<Message, Box<Sent>> {
+        let failed = |error: String| Box::new(Sent::unsent(Outcome::Failed { error, response: None }));
+        let now = Timestamp::now();
+        if let Some(expires_at) = event.options.expires_at.filter(|_| event.expired(now)) {
+            return Err(failed(format!("expired: it was to ring before {expires_at}, and it is {now:.0}")));
+        }
+        let rendered = self.templates.render(event.template_id(), &Facts::from(event), &event.payload);
+        rendered.map_err(|error| failed(error.to_string()))
+    }
+
+    /// What it may be merged with; none: nothing.
+    pub(super) fn digest_key(&self, event: &Event, lane: &Lane) -> Option<String> {
+        let may_be_merged = lane.has_budget()
+            && !event.urgent
+            && event.options.delivery == Delivery::AtLeastOnce
+            && event.digest_limit.is_none_or(|limit| limit > 1)
+            && self.templates.has_digest(event.template_id());
+        let of_its_own = event.options.digest_key.as_deref();
+        may_be_merged.then(|| channel::digest_key(event.template_id(), &event.target, of_its_own))
+    }
+
+    /// Sends a message by the robot it was granted; `abandon` ends the wait for an answer. The letter may gain members.
     pub(super) async fn send(
         self: Arc<Self>,
-        event: Event,
-        key: Key,
-        deadline: Instant,
+        mut letter: Letter,
+        granted: Granted,
+        turn: Option<Turn>,
         abandon: CancellationToken,
-    ) -> Sent {
+    ) -> (Vec<Member>, Sent) {
         let started = Instant::now();
+        // Until the answer is here: the place is taken, and what was begun may have arrived.
         let mut sent = Sent {
-            channel: event.channel.clone(),
-            template_id: self.known(event.template_id()).to_owned(),
-            event_type: event.event_type.clone(),
-            trace_id: event.trace_id.clone(),
+            robot: Some(granted.robot.clone()),
+            settled: vec![Settled {
+                robot: granted.robot.clone(),
+                slot: granted.slot,
+                has_left: true,
+                ruling: None,
+                reason: None,
+            }],
             ..Sent::unsent(Outcome::Released { error: None })
         };
-        let lease = Lease { store: &self.store, key, deadline };
-        let attempt = std::panic::AssertUnwindSafe(self.attempt(&event, &lease, &mut sent)).catch_unwind();
+        let attempt = async {
+            let _mine = match turn {
+                Some(turn) => Some(turn.come().await),
+                None => None,
+            };
+            self.attempt(&mut letter, &granted, &mut sent).await
+        };
+        let attempt = std::panic::AssertUnwindSafe(attempt).catch_unwind();
         let ended = tokio::select! {
             // A send that has ended is not abandoned.
             biased;
             ended = attempt => Some(ended),
             () = abandon.cancelled() => None,
         };
+        let is_unknown = ended.is_none() || sent.class == Class::Ambiguous.kind();
         sent.outcome = match ended {
             Some(Ok(outcome)) => outcome,
             Some(Err(_panic)) => Outcome::Failed {
                 error: "internal error: sending this event made postbell panic; please report it".to_owned(),
                 response: None,
             },
-            None if event.options.delivery == Delivery::AtMostOnce => Outcome::Failed {
+            None if letter.event.options.delivery == Delivery::AtMostOnce => Outcome::Failed {
                 error: "outcome unknown: stopped while sending this event, and it asks for at most one delivery"
                     .to_owned(),
                 response: None,
             },
             None => Outcome::Released { error: Some("stopped while sending; it may have arrived".to_owned()) },
         };
+        self.conclude(&letter, &mut sent, is_unknown);
         sent.took = started.elapsed();
-        sent
+        (letter.members, sent)
     }
 
-    async fn attempt(&self, event: &Event, lease: &Lease<'_>, sent: &mut Sent) -> Outcome {
-        let failed = |error: String| Outcome::Failed { error, response: None };
-        let now = jiff::Timestamp::now();
-        if let Some(expires_at) = event.options.expires_at.filter(|_| event.expired(now)) {
-            return failed(format!("expired: it was to ring before {expires_at}, and it is {now:.0}"));
+    /// Who stays with whom, and with which robot.
+    fn conclude(&self, letter: &Letter, sent: &mut Sent, is_unknown: bool) {
+        let is_unknown = is_unknown || letter.is_again;
+        sent.digest_id = letter.digest_id;
+        sent.digest_key = letter.digest_key.clone().filter(|_| sent.digest_limit != Some(1));
+        match &sent.outcome {
+            Outcome::Delivered { .. } => sent.keeps_digest = true,
+            Outcome::Failed { .. } => {}
+            // It was refused as it is, and so it did not arrive before either.
+            Outcome::Wait { .. } if sent.digest_limit.is_some() => sent.robot = Some(letter.lane.name.clone()),
+            Outcome::Wait { .. } => {
+                sent.keeps_digest = is_unknown;
+                sent.robot = Some(letter.lane.name.clone());
+            }
+            Outcome::Retry { .. } | Outcome::Released { .. } => {
+                // A merge of which nothing is known counts as one.
+                sent.keeps_digest = is_unknown || matches!(sent.outcome, Outcome::Released { .. });
+                if !is_unknown && letter.lane.robots.len() > 1 {
+                    sent.robot = None;
+                }
+            }
         }
-        let mut message = match self.templates.render(event.template_id(), &Facts::from(event), &event.payload) {
-            Ok(message) => message,
-            Err(error) => return failed(error.to_string()),
+    }
+
+    async fn attempt(&self, letter: &mut Letter, granted: &Granted, sent: &mut Sent) -> Outcome {
+        let released = |sent: &mut Sent, error: String| {
+            sent.settled.iter_mut().for_each(|settled| settled.has_left = false);
+            sent.class = Class::Withheld.kind();
+            Outcome::Released { error: Some(error) }
         };
-        message.mentions = message.mentions.union(&Mentions {
-            at_mobiles: event.options.at_mobiles.clone(),
-            at_user_ids: event.options.at_user_ids.clone(),
-            at_all: event.options.at_all,
-        });
-        let robot = match self.channels.resolve(&event.channel, &event.target) {
-            Ok(robot) => robot,
-            Err(report) => return self.policy.decide(event, &report, 0.0),
+        if granted.merges
+            && let Err(error) = self.merge(letter, granted).await
+        {
+            return released(sent, format!("nothing was sent: merging what waits failed: {error:#}"));
+        }
+        let Some(robot) = letter.lane.robots.iter().find(|robot| robot.name() == granted.robot) else {
+            return released(sent, format!("nothing was sent: the robot {} is gone", granted.robot));
         };
-        sent.robot = Some(robot.name().to_owned());
-        let msg_uuid = channel::msg_uuid(event.id, event.replay_count, robot.name());
+        let key = match letter.digest_id {
+            Some(digest_id) => channel::digest_msg_uuid(digest_id, robot.name()),
+            None => channel::msg_uuid(letter.event.id, letter.event.replay_count, robot.name()),
+        };
+        let lease = Lease {
+            store: &self.store,
+            key: letter.members[0].key,
+            deadline: letter.deadline,
+            robot: granted.slot.map(|_| robot.name()),
+            slots: Mutex::default(),
+        };
+        // Several events found unsafe are sent in parts, rather than all without their links.
+        let parcel = Parcel { message: &letter.message, key: &key, may_lose_links: letter.members.len() == 1 };
         let started = Instant::now();
-        let report: Report = self.channels.send(&robot, &message, &msg_uuid, lease).await;
+        let report: Report = self.channels.send(robot, parcel, &lease).await;
         sent.class = report.class.kind();
         sent.tries = report.tries;
-        let labels = SendLabels { channel: event.channel.clone(), class: sent.class };
+        let labels = SendLabels { channel: letter.event.channel.clone(), class: sent.class };
         self.metrics.delivery_duration.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
-        let outcome = self.policy.decide(event, &report, fastrand::f64());
+        let (ruling, slots) = (ruling(report.class, granted.probes), std::mem::take(&mut *lease.slots()));
+        let reason = ruling.map(|_| report.reason.clone());
+        sent.settled = std::iter::once((granted.slot, ruling, reason))
+            .chain(slots.into_iter().map(|slot| (Some(slot), None, None)))
+            .map(|(slot, ruling, reason)| Settled {
+                robot: robot.name().to_owned(),
+                slot,
+                has_left: report.has_left,
+                ruling,
+                reason,
+            })
+            .collect();
+        if report.class == Class::Message && letter.members.len() > 1 {
+            let half = letter.members.len().div_ceil(2);
+            sent.digest_limit = Some(i32::try_from(half).unwrap_or(i32::MAX));
+            let error =
+                format!("refused together with {} others, tried in parts: {}", letter.members.len() - 1, report.reason);
+            return Outcome::Wait { after: None, error, response: report.response };
+        }
+        let outcome = self.policy.decide(&letter.event, &report, fastrand::f64());
         if matches!(outcome, Outcome::Retry { .. }) {
             self.metrics.retries.get_or_create(&labels).inc();
         }
         outcome
+    }
+}
+
+/// Whom to mention: whom the template and these events name, and, where they name nobody, whom the target does.
+pub(super) fn mentions<'a>(
+    of_template: Mentions,
+    events: impl IntoIterator<Item = &'a Event>,
+    lane: &Lane,
+) -> Mentions {
+    let named = events.into_iter().fold(of_template, |named, event| {
+        named.union(&Mentions {
+            at_mobiles: event.options.at_mobiles.clone(),
+            at_user_ids: event.options.at_user_ids.clone(),
+            at_all: event.options.at_all,
+        })
+    });
+    if named == Mentions::default() { lane.mentions.clone() } else { named }
+}
+
+/// What an answer says about the robot.
+fn ruling(class: Class, probes: bool) -> Option<Ruling> {
+    match class {
+        Class::Robot => Some(Ruling::Pause),
+        Class::Throttled(rest) => Some(Ruling::Cool(rest.min(LONGEST_REST))),
+        Class::Blocked(rest) => Some(Ruling::Block(rest.min(LONGEST_REST))),
+        // It speaks of the message, so the robot is all right.
+        Class::Success | Class::Message if probes => Some(Ruling::Resume),
+        Class::Success | Class::Message | Class::Transient | Class::Ambiguous | Class::Withheld => None,
     }
 }

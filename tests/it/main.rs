@@ -17,4 +17,6 @@ mod queue;
 #[cfg(test)]
 mod relay;
 #[cfg(test)]
+mod robots;
+#[cfg(test)]
 mod schema;

@@ -243,7 +243,8 @@ async fn a_throttled_robot_costs_no_retry() {
     })
     .await;
     assert_eq!(stage.column::<i32>(id, "retry_count").await, 0);
-    let wait: f64 = stage.column(id, "extract(epoch from hinted_until - now())::double precision").await;
+    let wait = "select extract(epoch from cool_until - now())::double precision from notification_robots where name = 'default'";
+    let wait: f64 = stage.world.client().query_one(wait, &[]).await.unwrap().get(0);
     assert!((80.0..=90.0).contains(&wait), "waits {wait} s");
 }
 
@@ -355,8 +356,8 @@ async fn an_old_hint_does_not_cut_short_the_wait_for_a_robot() {
         .query_async(&mut stage.world.redis.client().await)
         .await
         .unwrap();
-    // The old hint is read before the hint of an event published after it.
-    let after = stage.publish_one("after").await;
+    // The old hint is read before the hint of an event for another robot, published after it.
+    let after = stage.publish_to(&stage.robot.webhook("another"), "plain", json!({"text": "after"})).await;
     stage.has_status(after, "delivered").await;
     assert_eq!(stage.column::<String>(id, "status").await, "pending");
     assert_eq!(stage.robot.requests().len(), 2);
@@ -371,14 +372,13 @@ async fn of_two_outcomes_of_one_row_in_one_record_the_success_is_kept() {
         stage.world.client().execute(taken, &[&id]).await.unwrap();
         let attempts = if kinds[0] == "delivered" { vec![1, 2] } else { vec![2, 1] };
         let (none, delays) = (vec![None::<&str>; 2], vec![1.0; 2]);
+        let (digests, keeps, limits) = (vec![None::<Uuid>; 2], vec![false; 2], vec![None::<i32>; 2]);
         let record = include_str!("../../sql/queries/record.sql");
         let ids = vec![id; 2];
-        let rows = stage
-            .world
-            .client()
-            .query(record, &[&ids, &vec![0, 0], &attempts, &kinds.to_vec(), &none, &none, &delays, &none])
-            .await
-            .unwrap();
+        let (generations, kinds) = (vec![0, 0], kinds.to_vec());
+        let what: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&ids, &generations, &attempts, &kinds, &none, &none, &delays, &none, &digests, &keeps, &limits, &none];
+        let rows = stage.world.client().query(record, what).await.unwrap();
         assert_eq!(rows.len(), 1);
         assert_eq!(stage.column::<String>(id, "status").await, "delivered");
     }

@@ -18,7 +18,7 @@ pub(crate) const SEND_LEASE: Duration = Duration::from_secs(2);
 pub(crate) struct Stage {
     /// Database and Redis.
     pub(crate) world: World,
-    /// The robot: strict, but without a limit of messages a minute.
+    /// The robot: strict, but mostly without a limit of messages a minute.
     pub(crate) robot: Sandbox,
     /// What processes are started with. Leases are short. The poll interval is long, so that no test passes by polling.
     pub(crate) env: Env,
@@ -26,14 +26,30 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn new() -> Stage {
-        Stage::with(Settings::default()).await
+        Stage::with(Settings { rate: None, ..Settings::default() }).await
+    }
+
+    /// With robots that are as strict as those of the platform, and consumers that keep to the default budget.
+    pub(crate) async fn strict() -> Stage {
+        let stage = Stage::with(Settings::default()).await;
+        let env = stage.env.clone().with("NOTIFICATION_ROBOT_RATE", "18/60s").with("NOTIFICATION_SEND_LEASE", "20s");
+        Stage { env, ..stage }
+    }
+
+    /// The same in less time: the window is this long.
+    pub(crate) async fn strict_within(window: Duration) -> Stage {
+        let settings = Settings { rate: Some((20, window)), ..Settings::default() };
+        let stage = Stage::with(settings).await;
+        let rate = format!("18/{}ms", window.as_millis());
+        let env = stage.env.clone().with("NOTIFICATION_ROBOT_RATE", rate);
+        Stage { env, ..stage }
     }
 
     /// With a robot that is special.
     pub(crate) async fn with(settings: Settings) -> Stage {
         let world = World::new().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let robot = Sandbox::start(listener, Settings { rate: None, ..settings }).unwrap();
+        let robot = Sandbox::start(listener, settings).unwrap();
         let env = world
             .env()
             .with("DINGTALK_NOTIFICATION_WEBHOOK", robot.webhook("token"))
@@ -45,6 +61,7 @@ impl Stage {
             .with("NOTIFICATION_STREAM_BLOCK", "200ms")
             .with("NOTIFICATION_POLL_INTERVAL", "1h")
             .with("NOTIFICATION_RETRY_BACKOFF", "300ms")
+            .with("NOTIFICATION_ROBOT_RATE", "off")
             .with("NOTIFICATION_SHUTDOWN_GRACE", "5s");
         Stage { world, robot, env }
     }
@@ -64,9 +81,25 @@ impl Stage {
         self.world.client().query(insert, &[&count]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
+    /// Inserts so many events that can be merged, in one statement; their ids, in insertion order.
+    pub(crate) async fn publish_listed(&self, count: i32, target: &str) -> Vec<Uuid> {
+        let insert = "with published as (
+                insert into notification_events (event_type, payload, target)
+                select 'listed', jsonb_build_object('text', 'number ' || n || '.'), $2 from generate_series(1, $1) n
+                returning id, seq)
+            select id from published order by seq";
+        self.world.client().query(insert, &[&count, &target]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
     /// Inserts one event whose message has this text.
     pub(crate) async fn publish_one(&self, text: &str) -> Uuid {
         self.world.publish("plain", json!({ "text": text })).await
+    }
+
+    /// Inserts one event for another target than the default.
+    pub(crate) async fn publish_to(&self, target: &str, event_type: &str, payload: serde_json::Value) -> Uuid {
+        let insert = "insert into notification_events (event_type, payload, target) values ($1, $2, $3) returning id";
+        self.world.client().query_one(insert, &[&event_type, &payload, &target]).await.unwrap().get(0)
     }
 
     /// Waits until no event is left to be done.

@@ -153,7 +153,10 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
             "next_due" => relay.query(&sql, &[]).await,
             "record" => {
                 let (kinds, texts, delays) = (vec!["retry"], vec![None::<&str>], vec![1.0]);
-                relay.query(&sql, &[&ids, &zeros, &zeros, &kinds, &texts, &texts, &delays, &texts]).await
+                let (digests, keeps, limits) = (vec![None::<Uuid>], vec![false], vec![None::<i32>]);
+                let what: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+                    &[&ids, &zeros, &zeros, &kinds, &texts, &texts, &delays, &texts, &digests, &keeps, &limits, &texts];
+                relay.query(&sql, what).await
             }
             "release_hints" => relay.query(&sql, &[&60.0, &10_i64]).await,
             "take" => relay.query(&sql, &[&ids, &45.0, &true, &3]).await,
@@ -178,7 +181,7 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
 
 /// A statement whose plan is made, and its rights are checked, with null for every parameter.
 fn explained(sql: &str) -> String {
-    let sql = (1..=9).rev().fold(sql.to_owned(), |sql, n| sql.replace(&format!("${n}"), "null"));
+    let sql = (1..=12).rev().fold(sql.to_owned(), |sql, n| sql.replace(&format!("${n}"), "null"));
     format!("explain {sql}")
 }
 

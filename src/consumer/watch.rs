@@ -1,0 +1,105 @@
+//! Keeps the directory of robots true: rows of `notification_channels`, and the files and variables they refer to, count
+//! without a restart.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::channel::{Channels, Robot};
+use crate::store::Store;
+
+/// How often files are read again.
+const FILES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many readings of files there are for one of the rows.
+const FILES_PER_ROWS: u32 = 5;
+
+/// Reads what is configured, and tells the robots' rows.
+pub(super) struct Watch {
+    store: Store,
+    channels: Arc<Channels>,
+    urgent_reserve: i32,
+    told: Mutex<Told>,
+}
+
+/// What the rows of `notification_robots` have been told.
+#[derive(Default)]
+struct Told {
+    /// Robots that have a row.
+    known: BTreeSet<String>,
+    /// Robots that are reached otherwise than before, of which it has not been told yet.
+    changed: BTreeSet<String>,
+}
+
+impl Watch {
+    pub(super) fn new(store: Store, channels: Arc<Channels>, urgent_reserve: u64) -> Watch {
+        let urgent_reserve = i32::try_from(urgent_reserve).unwrap_or(i32::MAX);
+        // Whoever starts may bring a corrected webhook or secret.
+        let changed = channels.budgeted().into_iter().map(|robot| robot.name).collect();
+        Watch { store, channels, urgent_reserve, told: Mutex::new(Told { changed, ..Told::default() }) }
+    }
+
+    /// Runs until told to stop.
+    pub(super) async fn run(self: Arc<Watch>, stop: CancellationToken) {
+        let mut reading = 0;
+        while !stop.is_cancelled() {
+            let result = if reading % FILES_PER_ROWS == 0 { self.refresh().await } else { self.reread().await };
+            if let Err(error) = result {
+                tracing::debug!(error = format!("{error:#}"), "reading the targets failed");
+            }
+            reading = reading.wrapping_add(1);
+            tokio::select! {
+                () = tokio::time::sleep(FILES_INTERVAL) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Reads rows, files and variables.
+    pub(super) async fn refresh(&self) -> anyhow::Result<()> {
+        let rows = self.store.targets().await?;
+        self.read(Some(rows)).await
+    }
+
+    /// Reads files and variables.
+    async fn reread(&self) -> anyhow::Result<()> {
+        self.read(None).await
+    }
+
+    async fn read(&self, rows: Option<Vec<crate::channel::Target>>) -> anyhow::Result<()> {
+        let has_new_rows = rows.is_some();
+        let channels = self.channels.clone();
+        // A file may be on a mount that does not answer.
+        let changed = tokio::task::spawn_blocking(move || channels.refresh(rows)).await?;
+        let mut told = self.told.lock().await;
+        told.changed.extend(changed);
+        let robots = self.channels.budgeted();
+        let is_new = robots.iter().any(|robot| !told.known.contains(&robot.name));
+        if is_new || has_new_rows {
+            // Also where nothing is new here: a row may have another budget, or be gone.
+            self.store.sync_robots(&robots, self.urgent_reserve).await?;
+            told.known.extend(robots.into_iter().map(|robot| robot.name));
+        }
+        if !told.changed.is_empty() {
+            let changed: Vec<String> = told.changed.iter().cloned().collect();
+            self.store.probe_now(&changed).await?;
+            told.changed.clear();
+        }
+        Ok(())
+    }
+
+    /// Makes sure that these robots have rows.
+    pub(super) async fn ensure(&self, robots: &[Robot]) -> anyhow::Result<()> {
+        let mut told = self.told.lock().await;
+        let missing: Vec<_> =
+            robots.iter().filter(|robot| !told.known.contains(robot.name())).map(Robot::budgeted).collect();
+        if !missing.is_empty() {
+            self.store.sync_robots(&missing, self.urgent_reserve).await?;
+            told.known.extend(missing.into_iter().map(|robot| robot.name));
+        }
+        Ok(())
+    }
+}

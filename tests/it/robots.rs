@@ -1,0 +1,3 @@
+//! Robots that take so much and no more: budget, digests, cool-down, pause, targets and pools.
+
+mod budget;
