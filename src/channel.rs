@@ -247,6 +247,11 @@ impl Channels {
         changed
     }
 
+    /// Whether the robot of this name is reached otherwise by now.
+    pub fn is_outdated(&self, robot: &Robot) -> bool {
+        self.directory().is_outdated(robot)
+    }
+
     /// Every robot that has a name, with its budget.
     pub fn budgeted(&self) -> Vec<Budgeted> {
         self.directory().budgeted()

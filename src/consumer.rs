@@ -128,11 +128,20 @@ impl<Q: Queue> Consumer<Q> {
         let Parts { config, hints, queue: queue_config, templates, channels, urgent_reserve, health, metrics } = parts;
         let policy = RetryPolicy::new(config.max_retry, config.retry_backoff.clone());
         let channels = Arc::new(channels);
-        let watch = Watch::new(store.clone(), channels.clone(), urgent_reserve);
-        let sender = Sender::new(store.clone(), templates, channels, policy, config.send_lease, metrics.clone());
+        let watch = Arc::new(Watch::new(store.clone(), channels.clone(), urgent_reserve));
+        metrics.announce("dingtalk", templates.ids());
+        let sender = Sender {
+            store: store.clone(),
+            templates,
+            channels,
+            policy,
+            send_lease: config.send_lease,
+            watch: watch.clone(),
+            metrics: metrics.clone(),
+        };
         Self {
             sender: Arc::new(sender),
-            watch: Arc::new(watch),
+            watch,
             store,
             queue,
             send_lease: config.send_lease,

@@ -20,14 +20,22 @@ with lane as materialized (
         limit 1000
     ) e
 ), under_way as (
-    select distinct e.robot as lane, coalesce(e.digest_id::text, e.digest_key) as unit
+    select distinct lane.lane, e.unit
     from lane
-    join notification_events e on e.robot = lane.lane
-    where e.waiting_since is not null
-      and e.completed_at is null
-      and e.failed_at is null
-      and e.hinted_until < 'infinity'
-      and (e.digest_id is not null or e.digest_key is not null)
+    cross join lateral (
+        select coalesce(digest_id::text, digest_key) as unit
+        from notification_events
+        where waiting_since is not null
+          and completed_at is null
+          and failed_at is null
+          and robot = lane.lane
+          and urgent = lane.urgent
+          and hinted_until < 'infinity'
+        -- So that the index is walked, and not the table.
+        order by hinted_until
+        limit 10000
+    ) e
+    where e.unit is not null
 ), first_of_unit as (
     select distinct on (lane, urgent, unit) *
     from candidate

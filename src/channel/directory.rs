@@ -121,6 +121,11 @@ impl Directory {
         self.robots.iter().filter(changed).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Whether this robot is reached otherwise by now.
+    pub(super) fn is_outdated(&self, robot: &Robot) -> bool {
+        self.robots.get(robot.name()).is_some_and(|entry| !entry.robot.reached_like(robot))
+    }
+
     /// Every name, for the reason why another is not known.
     pub(super) fn names(&self) -> BTreeSet<&str> {
         self.robots.keys().chain(self.pools.keys()).map(String::as_str).collect()

@@ -208,7 +208,8 @@ fn log(member: &Member, sent: &Sent, counts: bool) {
         (_, false) => line!(warn, "outcome no longer counts: cancelled, replayed or taken over meanwhile"),
         (Outcome::Delivered { .. }, true) => line!(info, "delivered"),
         (Outcome::Retry { .. }, true) => line!(warn, "retry"),
-        (Outcome::Wait { .. }, true) => line!(warn, "wait"),
+        // Why is the robot's, and said once.
+        (Outcome::Wait { .. }, true) => line!(debug, "wait"),
         (Outcome::Failed { .. }, true) => line!(error, "failed"),
         (Outcome::Released { .. }, true) => line!(info, "released"),
     }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::letter::{Done, Letter, Member, Sent};
 use super::policy::RetryPolicy;
 use super::turn::Turn;
+use super::watch::Watch;
 use crate::channel::{self, Channels, Class, Lane, Leave, MaySend, NoLane, Parcel, Report, Try};
 use crate::config::Consumer as ConsumerConfig;
 use crate::event::{Delivery, Event, Outcome};
@@ -31,7 +32,8 @@ pub(super) struct Sender {
     pub(super) channels: Arc<Channels>,
     pub(super) policy: RetryPolicy,
     pub(super) send_lease: Duration,
-    metrics: Arc<Metrics>,
+    pub(super) watch: Arc<Watch>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// The right to send: a row is this consumer's while its send lease lasts, and a robot takes as many requests as there are
@@ -71,18 +73,6 @@ impl Lease<'_> {
 }
 
 impl Sender {
-    pub(super) fn new(
-        store: Store,
-        templates: Templates,
-        channels: Arc<Channels>,
-        policy: RetryPolicy,
-        send_lease: Duration,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        metrics.announce("dingtalk", templates.ids());
-        Self { store, templates, channels, policy, send_lease, metrics }
-    }
-
     /// A template's id where there is such a template, else `unknown`: metrics must not grow with what callers make up.
     pub(super) fn known<'a>(&self, template_id: &'a str) -> &'a str {
         if self.templates.contains(template_id) { template_id } else { "unknown" }
@@ -285,7 +275,13 @@ impl Sender {
         sent.tries = report.tries;
         let labels = SendLabels { channel: letter.event.channel.clone(), class: sent.class };
         self.metrics.delivery_duration.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
-        let (ruling, slots) = (ruling(report.class, granted.probes), std::mem::take(&mut *lease.slots()));
+        let mut ruling = ruling(report.class, granted.probes);
+        // Settings that somebody has just corrected, and this process had not read yet, are not the robot's any more.
+        if ruling == Some(Ruling::Pause) {
+            let _ = self.watch.reread().await;
+            ruling = ruling.filter(|_| !self.channels.is_outdated(robot));
+        }
+        let slots = std::mem::take(&mut *lease.slots());
         let reason = ruling.map(|_| report.reason.clone());
         sent.settled = std::iter::once((granted.slot, ruling, reason))
             .chain(slots.into_iter().map(|slot| (Some(slot), None, None)))

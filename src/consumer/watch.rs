@@ -65,7 +65,7 @@ impl Watch {
     }
 
     /// Reads files and variables.
-    async fn reread(&self) -> anyhow::Result<()> {
+    pub(super) async fn reread(&self) -> anyhow::Result<()> {
         self.read(None).await
     }
 

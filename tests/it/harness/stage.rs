@@ -109,10 +109,19 @@ impl Stage {
 
     /// The same, with another deadline.
     pub(crate) async fn settled_within(&self, deadline: Duration) {
-        eventually(deadline, "all events to be complete", async || {
+        self.has_open(0, deadline).await;
+    }
+
+    /// Waits until only so many events are left to be done.
+    pub(crate) async fn settled_but(&self, open: i64) {
+        self.has_open(open, SOON).await;
+    }
+
+    async fn has_open(&self, expected: i64, deadline: Duration) {
+        eventually(deadline, &format!("all events but {expected} to be complete"), async || {
             let open = "select count(*) from notification_events where completed_at is null";
             let open: i64 = self.world.client().query_one(open, &[]).await.unwrap().get(0);
-            (open == 0).then_some(())
+            (open == expected).then_some(())
         })
         .await;
     }

@@ -3,20 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use postbell::sandbox::{Do, Message, Rule, Verdict};
+use postbell::sandbox::{Do, Rule, Verdict};
 use serde_json::json;
 
+use super::numbers;
 use crate::harness::process::Postbell;
 use crate::harness::stage::Stage;
 use crate::harness::{SOON, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// The numbers that messages name, in the order in which the group reads them.
-fn numbers(messages: &[Message]) -> Vec<i32> {
-    let lines = messages.iter().flat_map(|message| message.text.lines());
-    lines.filter_map(|line| line.split_once("number ")?.1.split('.').next()?.parse().ok()).collect()
-}
 
 fn assert_within_budget(stage: &Stage, window: Duration) {
     let most = stage.robot.max_in_any_window(window);

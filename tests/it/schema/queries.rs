@@ -128,6 +128,9 @@ async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
     let types = match name {
         "claim" => "(bigint, bigint, bigint, double precision)",
         "release_hints" => "(double precision, bigint)",
+        "admit" => "(text, text[], uuid[], integer[], text[], uuid[], double precision, double precision)",
+        "settle" => "(text[], timestamptz[], boolean[], text[], text[], double precision[], double precision)",
+        "mergeable" => "(text, text, bigint)",
         "backlog" => "(bigint)",
         _ => "",
     };
@@ -165,6 +168,9 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
             'infinity', now(), 'default'
         from generate_series(1, 200000) n";
     client.batch_execute(rest).await.unwrap();
+    let paused = "insert into notification_robots (name, rate_limit, rate_window, paused_at, paused_by)
+        values ('default', 18, '1 min', now(), 'somebody'), ('other', 18, '1 min', null, null)";
+    client.batch_execute(paused).await.unwrap();
     client.batch_execute("vacuum analyze notification_events").await.unwrap();
     let pages: i64 = client
         .query_one("select pg_relation_size('notification_events') / current_setting('block_size')::bigint", &[])
@@ -178,6 +184,17 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
             ("release_hints", "(60, 5000)"),
             ("backlog", "(10000)"),
             ("next_due", ""),
+            ("unpark", ""),
+            (
+                "admit",
+                "('other', '{other}', array[gen_random_uuid()], '{1}', '{null}', array[gen_random_uuid()], 45, 60)",
+            ),
+            (
+                "admit",
+                "('default', '{default}', array[gen_random_uuid()], '{1}', '{k}', array[gen_random_uuid()], 45, 60)",
+            ),
+            ("settle", "('{other}', '{null}', '{true}', '{resume}', '{null}', '{null}', 60)"),
+            ("mergeable", "('other', 'k', 500)"),
         ] {
             let (pages, in_vain) = touched(&client, name, arguments).await;
             assert!(pages < 500 && in_vain < 20, "{name}, {due}: {pages} pages, {in_vain} rows in vain");
