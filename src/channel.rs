@@ -257,6 +257,13 @@ impl Channels {
         self.directory().budgeted()
     }
 
+    /// The names of all robots and pools that can be used.
+    pub fn usable(&self) -> Vec<String> {
+        let directory = self.directory();
+        let usable = |name: &&str| directory.lane(name).is_some_and(|lane| !lane.robots.is_empty());
+        directory.names().into_iter().filter(usable).map(str::to_owned).collect()
+    }
+
     /// Whether an event whose target nobody knows waits for it.
     pub fn waits_for_unknown(&self) -> bool {
         self.unknown_target == UnknownTarget::Wait

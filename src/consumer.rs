@@ -4,6 +4,7 @@
 //! after the outcome is recorded. Whatever dies in between, the row is taken over when its lease has run out.
 
 mod digest;
+mod dispatch;
 mod letter;
 pub mod policy;
 mod record;
@@ -29,13 +30,14 @@ use crate::event::Outcome;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::queue::{Hint, Queue, Receipt};
-use crate::store::robots::{Ask, Granted};
+use crate::store::robots::Granted;
 use crate::store::{Store, Taken, Takes};
 use crate::template::Templates;
-use letter::{Done, Letter, Member, Sent};
+use dispatch::{Dispatch, Ready};
+use letter::{Done, Letter, Member};
 use policy::RetryPolicy;
 use record::Recorder;
-use send::Sender;
+use send::{Halts, Sender};
 use turn::Turns;
 use watch::Watch;
 
@@ -96,12 +98,9 @@ struct Hand {
     /// Hints of rows that may kill their consumer: each is taken when nothing else is in hand, so that it takes no
     /// neighbour with it.
     suspects: VecDeque<Hint>,
-    sends: TaskTracker,
     turns: Turns,
-    done: mpsc::UnboundedSender<Done>,
-    acks: mpsc::UnboundedSender<Vec<Receipt>>,
-    /// Ends the waits for answers.
-    abandon: CancellationToken,
+    /// Where what was taken goes.
+    dispatch: Dispatch,
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
     hints_lost: Option<std::time::Instant>,
 }
@@ -137,6 +136,7 @@ impl<Q: Queue> Consumer<Q> {
             policy,
             send_lease: config.send_lease,
             watch: watch.clone(),
+            halts: Halts::default(),
             metrics: metrics.clone(),
         };
         Self {
@@ -165,14 +165,18 @@ impl<Q: Queue> Consumer<Q> {
             slots: Arc::new(Semaphore::new(self.concurrency)),
             received: VecDeque::new(),
             suspects: VecDeque::new(),
-            sends: TaskTracker::new(),
             turns: Turns::default(),
-            done,
-            acks,
-            abandon: CancellationToken::new(),
+            dispatch: Dispatch {
+                sender: self.sender.clone(),
+                metrics: self.metrics.clone(),
+                sends: TaskTracker::new(),
+                done,
+                acks,
+                abandon: CancellationToken::new(),
+            },
             hints_lost: None,
         };
-        let abandon = hand.abandon.clone();
+        let abandon = hand.dispatch.abandon.clone();
         let grace = tokio::spawn({
             let Stop { requested, grace } = stop.clone();
             let abandon = abandon.clone();
@@ -273,25 +277,26 @@ impl<Q: Queue> Consumer<Q> {
         }
         let skipped: Vec<Receipt> = receipts.into_values().flatten().collect();
         self.metrics.duplicate_hints.inc_by(skipped.len() as u64);
-        let _ = hand.acks.send(skipped);
+        hand.dispatch.drop_hints(skipped);
 
-        let mut asking: BTreeMap<String, Vec<Letter>> = BTreeMap::new();
+        let mut asking: BTreeMap<String, Vec<Ready>> = BTreeMap::new();
         for letter in letters {
             self.metrics.in_hand.inc_by(letter.members.len() as i64);
-            match letter.lane.robots.as_slice() {
-                [] => {
-                    let sent = Sent::waiting(&letter.lane.name, format!("the target {} is disabled", letter.lane.name));
-                    self.done(hand, letter, sent);
-                }
+            // There is a free slot: no more was taken than there are.
+            let slot = hand.slots.clone().try_acquire_owned()?;
+            let turn = (letter.lane.has_budget() && !letter.event.urgent).then(|| hand.turns.next(&letter.lane.name));
+            let ready = Ready { letter, slot, turn };
+            match ready.letter.lane.robots.as_slice() {
+                [] => hand.dispatch.put_back(ready),
                 [robot] if robot.rate().is_none() && !closed.iter().any(|name| name == robot.name()) => {
                     let robot = robot.name().to_owned();
-                    self.start(hand, letter, Granted { robot, slot: None, probes: false, merges: false });
+                    hand.dispatch.start(ready, Granted { robot, slot: None, probes: false, merges: false });
                 }
-                _ => asking.entry(letter.lane.name.clone()).or_default().push(letter),
+                _ => asking.entry(ready.letter.lane.name.clone()).or_default().push(ready),
             }
         }
-        for (lane, letters) in asking {
-            self.admit(hand, &lane, letters).await;
+        for lane in asking.into_values() {
+            hand.dispatch.admit(lane);
         }
         Ok(())
     }
@@ -311,7 +316,7 @@ impl<Q: Queue> Consumer<Q> {
                     Ok(letter) => return Some(letter),
                     Err(done) => {
                         self.metrics.in_hand.inc();
-                        let _ = hand.done.send(*done);
+                        hand.dispatch.ended(*done);
                     }
                 }
             }
@@ -320,7 +325,7 @@ impl<Q: Queue> Consumer<Q> {
                 let template_id = self.sender.known(&template_id).to_owned();
                 let member = Member { key, receipts, channel, event_type, template_id, trace_id };
                 self.metrics.in_hand.inc();
-                let _ = hand.done.send(Done::unsent(member, Outcome::Failed { error, response: None }));
+                hand.dispatch.ended(Done::unsent(member, Outcome::Failed { error, response: None }));
             }
             // Its hint is not needed any more: the dead letter comes from the row.
             Taken::Failed { id, channel, template_id, trace_id, error } => {
@@ -369,105 +374,23 @@ impl<Q: Queue> Consumer<Q> {
         }
         let receipts: Vec<Receipt> = hints.into_iter().map(|hint| hint.receipt).collect();
         if events.is_empty() {
-            let _ = hand.acks.send(receipts);
+            hand.dispatch.drop_hints(receipts);
             return Ok(None);
         }
         match self.sender.whole(events, digest_id, receipts, deadline) {
             Ok(letter) => Ok(Some(letter)),
             Err(done) => {
                 self.metrics.in_hand.inc_by(done.members.len() as i64);
-                let _ = hand.done.send(*done);
+                hand.dispatch.ended(*done);
                 Ok(None)
             }
         }
     }
 
-    /// Asks for leave to send these letters through their lane, and starts those that get it; the others are parked.
-    async fn admit(&self, hand: &mut Hand, lane: &str, letters: Vec<Letter>) {
-        let robots = letters.first().map(|letter| letter.lane.robots.clone()).unwrap_or_default();
-        let names: Vec<&str> = robots.iter().map(crate::channel::Robot::name).collect();
-        let asks: Vec<Ask> = letters
-            .iter()
-            .flat_map(|letter| {
-                let unit = letter.digest_id.unwrap_or(letter.event.id);
-                let digest_key = letter.digest_key.clone();
-                letter.members.iter().map(move |member| {
-                    let Member { key, .. } = member;
-                    Ask { id: key.id, attempt: key.attempt, digest_key: digest_key.clone(), unit }
-                })
-            })
-            .collect();
-        let admitted = async {
-            self.watch.ensure(&robots).await?;
-            let deadline = letters.iter().map(|letter| letter.deadline).max();
-            let hold = deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()));
-            self.store.admit(lane, &names, &asks, hold).await
-        };
-        let admitted = match admitted.await {
-            Ok(admitted) => admitted,
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    events = asks.len(),
-                    "asking for admission failed; giving back"
-                );
-                for letter in letters {
-                    self.done(
-                        hand,
-                        letter,
-                        Sent { keeps_digest: true, ..Sent::unsent(Outcome::Released { error: None }) },
-                    );
-                }
-                return;
-            }
-        };
-        let mut admitted: HashMap<Uuid, Option<Granted>> =
-            admitted.into_iter().map(|admission| (admission.id, admission.granted)).collect();
-        for mut letter in letters {
-            let admissions: Vec<_> =
-                letter.members.iter().filter_map(|member| admitted.remove(&member.key.id)).collect();
-            let is_whole = admissions.len() == letter.members.len();
-            match admissions.into_iter().next() {
-                Some(Some(granted)) if is_whole => self.start(hand, letter, granted),
-                // Parked: it is hinted again in its turn. Or not this consumer's any more.
-                _ => {
-                    for member in &letter.members {
-                        self.metrics.in_hand.dec();
-                        self.metrics.recorded(&member.channel, &member.template_id, "wait");
-                        tracing::debug!(event_id = %member.key.id, robot = lane, "parked");
-                    }
-                    let receipts = letter.members.iter_mut().flat_map(|member| std::mem::take(&mut member.receipts));
-                    let _ = hand.acks.send(receipts.collect());
-                }
-            }
-        }
-    }
-
-    /// Starts one send. There is a free slot: no more was taken than there are.
-    fn start(&self, hand: &mut Hand, letter: Letter, granted: Granted) {
-        let slot = hand.slots.clone().try_acquire_owned().ok();
-        let turn = (letter.lane.has_budget() && !letter.event.urgent).then(|| hand.turns.next(&letter.lane.name));
-        let in_hand = letter.members.len() as i64;
-        let sending = self.sender.clone().send(letter, granted, turn, hand.abandon.clone());
-        let (done, metrics) = (hand.done.clone(), self.metrics.clone());
-        hand.sends.spawn(async move {
-            let (members, sent) = sending.await;
-            metrics.in_hand.inc_by(members.len() as i64 - in_hand);
-            // The recorder outlives every send, but for a panic, which ends the process.
-            let _ = done.send(Done { members, sent, slot });
-        });
-    }
-
-    /// A letter that is not sent.
-    fn done(&self, hand: &mut Hand, letter: Letter, sent: Sent) {
-        let sent = Sent { digest_id: letter.digest_id, digest_key: letter.digest_key, ..sent };
-        let sent = Sent { keeps_digest: sent.keeps_digest || letter.is_again, ..sent };
-        let _ = hand.done.send(Done { members: letter.members, sent, slot: None });
-    }
-
     /// Gives back what was not begun, waits for the sends in hand until they are abandoned, and has everything recorded.
     async fn finish(&self, hand: Hand, recording: JoinHandle<()>, acknowledging: JoinHandle<()>) {
-        let Hand { received, suspects, sends, done, acks, abandon, .. } = hand;
+        let Hand { received, suspects, dispatch, .. } = hand;
+        let (sends, abandon) = (dispatch.sends.clone(), dispatch.abandon.clone());
         sends.close();
         if !sends.is_empty() {
             tracing::info!(in_hand = sends.len(), "finishing what is in hand");
@@ -475,7 +398,7 @@ impl<Q: Queue> Consumer<Q> {
         let (ids, receipts): (Vec<Uuid>, Vec<Receipt>) =
             received.into_iter().chain(suspects).map(|hint| (hint.event_id, hint.receipt)).unzip();
         if !ids.is_empty() && self.store.give_back(&ids).await.is_ok() {
-            let _ = acks.send(receipts);
+            dispatch.drop_hints(receipts);
         }
         tokio::select! {
             () = sends.wait() => {}
@@ -484,7 +407,7 @@ impl<Q: Queue> Consumer<Q> {
                 sends.wait().await;
             }
         }
-        drop((done, acks));
+        drop(dispatch);
         if tokio::time::timeout(LAST_WORDS, recording).await.is_err() {
             tracing::error!("could not record all outcomes in time; their send leases will run out");
         }

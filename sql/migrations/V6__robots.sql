@@ -13,7 +13,7 @@ alter table public.notification_events
 comment on column public.notification_events.waiting_since is
     'since when it waits for its robot; kept until there is an outcome';
 comment on column public.notification_events.robot is
-    'the robot it was sent by, waits for (or the pool), or must stay with after an unknown outcome';
+    'the robot it was sent by, waits for (or the pool), or must stay with after an unknown outcome; ?name: its target cannot be used';
 comment on column public.notification_events.digest_id is
     'the message it is merged into: set before the send, and kept while that message''s outcome is unknown';
 comment on column public.notification_events.digest_key is
@@ -146,8 +146,10 @@ as $$
         select l.lane, kind.urgent
         from lanes l
         cross join (values (true), (false)) kind (urgent)
-        -- Ordered and limited rather than exists: so that the index is walked, and not the table, however many rest.
-        where (
+        -- What waits for a target that cannot be used is adopted by a consumer that can use it.
+        where left(l.lane, 1) <> '?'
+          -- Ordered and limited rather than exists: so that the index is walked, and not the table, however many rest.
+          and (
             select true
             from public.notification_events e
             where e.waiting_since is not null and e.completed_at is null and e.failed_at is null

@@ -3,13 +3,14 @@
 -- $1 lane: the robot, or the pool, they are for; $2 its robots
 -- $3 ids, $4 attempts, $5 digest keys (null: not to be merged), $6 units: what goes in one message has the same one
 -- $7 seconds until the last moment at which a request can still be written, $8 seconds between probes of a paused robot
--- What does not come back is not this consumer's any more. Locks the robots first, in order of name.
+-- What does not come back is not this consumer's any more. Nothing comes back and nothing is done while somebody else holds
+-- the row of one of the robots: ask again.
 with locked as materialized (
     select *
     from notification_robots
     where name = any($2::text[])
     order by name
-    for update
+    for update skip locked
 ), robot as (
     select name, rate_limit, urgent_reserve, rate_window, paused_at is not null as paused,
            array(select slot from unnest(slots) slot where slot > now()) as taken,
@@ -20,6 +21,7 @@ with locked as materialized (
     select a.id, a.unit, a.digest_key, e.seq, e.urgent, e.waiting_since is not null as has_waited
     from unnest($3::uuid[], $4::integer[], $5::text[], $6::uuid[]) as a (id, attempt, digest_key, unit)
     join notification_events e on e.id = a.id and e.attempt = a.attempt and e.status = 'delivering'
+    where (select count(*) from locked) = (select count(*) from notification_robots where name = any($2::text[]))
 ), unit as (
     select unit, min(seq) as seq, bool_or(urgent) as urgent, bool_and(has_waited) as has_waited, count(*) as size,
            min(digest_key) as digest_key
@@ -98,7 +100,11 @@ with locked as materialized (
     update notification_events e
     set status = 'pending',
         waiting_since = coalesce(e.waiting_since, now()),
-        hinted_until = 'infinity',
+        -- One that came in its turn, and whose robot takes messages: only a place was lacking, so it keeps asking.
+        hinted_until = case
+            when asked.has_waited and exists (select from robot where open) then now() + interval '1 second'
+            else 'infinity'
+        end,
         sending_until = null,
         robot = $1,
         digest_key = asked.digest_key,

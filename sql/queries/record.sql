@@ -57,7 +57,11 @@ with outcome as (
             when 'delivered' then e.hinted_until
             when 'wait' then coalesce(now() + delay * interval '1 second', 'infinity')
         end,
-        waiting_since = case when kind = 'wait' and delay is null then coalesce(e.waiting_since, now()) end,
+        -- Who has waited, and is put back for a moment, goes before newcomers still.
+        waiting_since = case
+            when kind = 'wait' and delay is null then coalesce(e.waiting_since, now())
+            when kind = 'wait' then e.waiting_since
+        end,
         sending_until = null,
         lost_leases = case kind when 'released' then e.lost_leases else 0 end,
         last_error = coalesce(whole.error, e.last_error),

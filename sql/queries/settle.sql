@@ -3,7 +3,8 @@
 --    else at once
 -- $4 verdicts: pause (its settings are wrong), cool (it needs a rest), block (every robot does), resume (a probe got
 --    through), or null; $5 reasons, $6 rests in seconds; $7 seconds until the first probe
--- Tells what is new, once: paused, resumed, cooling. An operator's pause is left alone.
+-- Tells what is new, once: paused, resumed, cooling; and busy: somebody else holds the robot's row, so that nothing is
+-- done for it; settle again. An operator's pause is left alone.
 with settled as (
     select *
     from unnest($1::text[], $2::timestamptz[], $3::boolean[], $4::text[], $5::text[], $6::double precision[])
@@ -14,7 +15,7 @@ with settled as (
     where r.name in (select robot from settled)
        or exists (select from settled where verdict = 'block')
     order by name
-    for update
+    for update skip locked
 ), judged as (
     select locked.*,
         array(
@@ -101,6 +102,11 @@ union all
 select name, 'cooling', cools_because, 0
 from judged
 where cools is not null and (cool_until is null or cool_until <= now())
+union all
+select r.name, 'busy', null, 0
+from notification_robots r
+where r.name in (select robot from settled)
+  and r.name not in (select name from locked)
 union all
 -- So that the wake-up runs although nothing is new.
 select null, 'woken', null, count(*) from woken having count(*) > 0

@@ -9,13 +9,19 @@ with wanted as (
 ), changed as (
     insert into notification_robots as r (name, channel, rate_limit, rate_window, urgent_reserve)
     select name, channel, rate_limit, rate_window, coalesce(urgent_reserve, 0)
-    from wanted
+    from wanted w
+    -- Looked at first: to try to insert would lock the row, and others wait for it.
+    where not exists (
+        select
+        from notification_robots r
+        where r.name = w.name
+          and (r.channel, r.rate_limit, r.rate_window, r.urgent_reserve)
+              is not distinct from (w.channel, w.rate_limit, w.rate_window, coalesce(w.urgent_reserve, 0))
+    )
     order by name
     on conflict (name) do update
     set channel = excluded.channel, rate_limit = excluded.rate_limit, rate_window = excluded.rate_window,
         urgent_reserve = excluded.urgent_reserve, updated_at = now()
-    where (r.channel, r.rate_limit, r.rate_window, r.urgent_reserve)
-        is distinct from (excluded.channel, excluded.rate_limit, excluded.rate_window, excluded.urgent_reserve)
     returning r.name
 )
 select notification_wake_relay() from changed limit 1

@@ -82,10 +82,10 @@ impl Sent {
         }
     }
 
-    /// It waits until the lane can take it.
-    pub(super) fn waiting(lane: &str, error: String) -> Sent {
+    /// It waits until its target can be used: under another name, so that nobody unparks it before.
+    pub(super) fn waiting_for_target(target: &str, error: String) -> Sent {
         let outcome = Outcome::Wait { after: None, error, response: None };
-        Sent { robot: Some(lane.to_owned()), class: "robot", ..Sent::unsent(outcome) }
+        Sent { robot: Some(format!("?{target}")), class: "robot", ..Sent::unsent(outcome) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Recording outcomes, as many at a time as have ended in the meantime.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub(super) struct Recorder {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     aside: Vec<Done>,
+    unsettled: Vec<Settled>,
     aside_since: Instant,
     again: Backoff,
 }
@@ -47,7 +49,16 @@ impl Recorder {
         health.expect(RECORDER, Duration::MAX);
         health.moved(RECORDER);
         let again = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        Self { store, acks, health, metrics, aside: Vec::new(), aside_since: Instant::now(), again }
+        Self {
+            store,
+            acks,
+            health,
+            metrics,
+            aside: Vec::new(),
+            unsettled: Vec::new(),
+            aside_since: Instant::now(),
+            again,
+        }
     }
 
     /// Runs until every sender of outcomes is gone and all of them are recorded.
@@ -56,8 +67,9 @@ impl Recorder {
         loop {
             let open = tokio::select! {
                 received = ended.recv_many(&mut batch, BATCH) => received > 0,
-                () = tokio::time::sleep(self.again.next_delay()), if !self.aside.is_empty() => true,
+                () = tokio::time::sleep(self.again.next_delay()), if self.has_open_ends() => true,
             };
+            // What is not settled ends by itself.
             if !open && self.aside.is_empty() {
                 return;
             }
@@ -67,31 +79,43 @@ impl Recorder {
             batch.append(&mut self.aside);
             let ended = std::mem::take(&mut batch);
             self.record(ended).await;
-            match self.aside.is_empty() {
-                true => {
-                    self.health.moved(RECORDER);
-                    self.again.reset();
-                    self.aside_since = Instant::now();
+            if self.aside.is_empty() {
+                self.health.moved(RECORDER);
+                self.aside_since = Instant::now();
+            } else if self.aside_since.elapsed() >= PATIENCE {
+                let members = self.aside.iter().flat_map(|done| &done.members);
+                let ids: Vec<_> = members.map(|member| member.key.id).collect();
+                let why = format!("{} outcomes cannot be recorded: transactions hold their rows", ids.len());
+                if self.health.stuck(RECORDER, &why) {
+                    tracing::warn!(?ids, "{why}");
                 }
-                false if self.aside_since.elapsed() >= PATIENCE => {
-                    let members = self.aside.iter().flat_map(|done| &done.members);
-                    let ids: Vec<_> = members.map(|member| member.key.id).collect();
-                    let why = format!("{} outcomes cannot be recorded: transactions hold their rows", ids.len());
-                    if self.health.stuck(RECORDER, &why) {
-                        tracing::warn!(?ids, "{why}");
-                    }
-                }
-                false => {}
+            }
+            if !self.has_open_ends() {
+                self.again.reset();
             }
         }
     }
 
+    fn has_open_ends(&self) -> bool {
+        !self.aside.is_empty() || !self.unsettled.is_empty()
+    }
+
     async fn record(&mut self, mut batch: Vec<Done>) {
         // First: what waits for the robots is unparked by what is known of them.
-        self.settle(batch.iter_mut().flat_map(|done| std::mem::take(&mut done.sent.settled)).collect()).await;
+        let busy = self.settle(&mut batch).await;
+        // An event that is parked before its robot is known to take nothing would be sent again at once.
+        let is_early =
+            |done: &Done| done.sent.settled.iter().any(|one| one.ruling.is_some() && busy.contains(&one.robot));
+        let (early, batch): (Vec<Done>, Vec<Done>) = batch.into_iter().partition(is_early);
+        self.aside.extend(early);
+        if batch.is_empty() {
+            return;
+        }
         match self.write(&batch).await {
             Ok(counts) => {
-                for done in batch {
+                for mut done in batch {
+                    // What is left of it concerns the robot only.
+                    self.unsettled.append(&mut done.sent.settled);
                     let counted: Option<Vec<bool>> = done.members.iter().map(|member| counts.of(member.key)).collect();
                     match counted {
                         Some(counted) => self.recorded(done, &counted),
@@ -115,17 +139,36 @@ impl Recorder {
         }
     }
 
-    /// What sends leave behind at their robots. A robot without a budget is only spoken of where there is news of it.
-    async fn settle(&self, mut settled: Vec<Settled>) {
-        settled.retain(|one| one.slot.is_some() || one.ruling.is_some());
+    /// Notes at their robots what these leave behind, and what could not be noted before. Returns the robots whose rows
+    /// somebody else holds: what is for them stays where it is.
+    async fn settle(&mut self, batch: &mut [Done]) -> HashSet<String> {
+        // A robot without a budget is only spoken of where there is news of it.
+        let says_something = |one: &Settled| one.slot.is_some() || one.ruling.is_some();
+        for done in batch.iter_mut() {
+            done.sent.settled.retain(says_something);
+        }
+        let of_batch = batch.iter().flat_map(|done| &done.sent.settled);
+        let settled: Vec<Settled> = of_batch.chain(&self.unsettled).cloned().collect();
         if settled.is_empty() {
-            return;
+            return HashSet::new();
         }
-        match self.until_taken("settling with robots", || self.store.settle(&settled)).await {
-            Ok(changes) => changes.iter().for_each(announce),
+        let busy: HashSet<String> = match self.until_taken("settling with robots", || self.store.settle(&settled)).await
+        {
+            Ok(changes) => {
+                changes.iter().for_each(announce);
+                changes.into_iter().filter(|change| change.kind == "busy").map(|change| change.robot).collect()
+            }
             // The places it holds end by themselves.
-            Err(error) => tracing::error!(error = format!("{error:#}"), "what was learnt of robots is refused"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "what was learnt of robots is refused");
+                HashSet::new()
+            }
+        };
+        let of_batch = batch.iter_mut().map(|done| &mut done.sent.settled);
+        for settled in of_batch.chain([&mut self.unsettled]) {
+            settled.retain(|one| busy.contains(&one.robot));
         }
+        busy
     }
 
     /// The outcomes are all there is to tell that messages were sent.

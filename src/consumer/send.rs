@@ -1,5 +1,6 @@
 //! One message: what it says, which way it goes, and what becomes of it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +34,34 @@ pub(super) struct Sender {
     pub(super) policy: RetryPolicy,
     pub(super) send_lease: Duration,
     pub(super) watch: Arc<Watch>,
+    pub(super) halts: Halts,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// The robots that have just said that they take nothing: what was granted before then is not sent to them any more.
+#[derive(Default)]
+pub(super) struct Halts(Mutex<HashMap<String, Instant>>);
+
+impl Halts {
+    /// Longer than it takes until all who ask for admission are told.
+    const REMEMBERED: Duration = Duration::from_secs(60);
+
+    fn note(&self, robot: &str, ruling: Ruling) {
+        let robot = match ruling {
+            Ruling::Resume => return,
+            Ruling::Pause | Ruling::Cool(_) => robot,
+            // All of them.
+            Ruling::Block(_) => "",
+        };
+        let mut halts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        halts.retain(|_, at| at.elapsed() < Halts::REMEMBERED);
+        halts.insert(robot.to_owned(), Instant::now());
+    }
+
+    fn since(&self, robot: &str, granted_at: Instant) -> bool {
+        let halts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        [robot, ""].iter().any(|name| halts.get(*name).is_some_and(|at| *at >= granted_at))
+    }
 }
 
 /// The right to send: a row is this consumer's while its send lease lasts, and a robot takes as many requests as there are
@@ -108,7 +136,7 @@ impl Sender {
         self.resolve(event).map_err(|no_lane| {
             Box::new(match no_lane {
                 NoLane::Unknown(report) if self.channels.waits_for_unknown() => {
-                    Sent::waiting(&event.target, report.reason)
+                    Sent::waiting_for_target(&event.target, report.reason)
                 }
                 NoLane::Unknown(report) | NoLane::Refused(report) => {
                     Sent::unsent(self.policy.decide(event, &report, 0.0))
@@ -172,14 +200,13 @@ impl Sender {
         turn: Option<Turn>,
         abandon: CancellationToken,
     ) -> (Vec<Member>, Sent) {
-        let started = Instant::now();
-        // Until the answer is here: the place is taken, and what was begun may have arrived.
+        let (started, granted_at) = (Instant::now(), Instant::now());
         let mut sent = Sent {
             robot: Some(granted.robot.clone()),
             settled: vec![Settled {
                 robot: granted.robot.clone(),
                 slot: granted.slot,
-                has_left: true,
+                has_left: false,
                 ruling: None,
                 reason: None,
             }],
@@ -190,7 +217,7 @@ impl Sender {
                 Some(turn) => Some(turn.come().await),
                 None => None,
             };
-            self.attempt(&mut letter, &granted, &mut sent).await
+            self.attempt(&mut letter, &granted, granted_at, &mut sent).await
         };
         let attempt = std::panic::AssertUnwindSafe(attempt).catch_unwind();
         let ended = tokio::select! {
@@ -199,13 +226,15 @@ impl Sender {
             ended = attempt => Some(ended),
             () = abandon.cancelled() => None,
         };
-        let is_unknown = ended.is_none() || sent.class == Class::Ambiguous.kind();
+        let has_left = sent.settled.iter().any(|settled| settled.has_left);
+        let is_unknown = (ended.is_none() && has_left) || sent.class == Class::Ambiguous.kind();
         sent.outcome = match ended {
             Some(Ok(outcome)) => outcome,
             Some(Err(_panic)) => Outcome::Failed {
                 error: "internal error: sending this event made postbell panic; please report it".to_owned(),
                 response: None,
             },
+            None if !has_left => Outcome::Released { error: None },
             None if letter.event.options.delivery == Delivery::AtMostOnce => Outcome::Failed {
                 error: "outcome unknown: stopped while sending this event, and it asks for at most one delivery"
                     .to_owned(),
@@ -242,12 +271,15 @@ impl Sender {
         }
     }
 
-    async fn attempt(&self, letter: &mut Letter, granted: &Granted, sent: &mut Sent) -> Outcome {
+    async fn attempt(&self, letter: &mut Letter, granted: &Granted, granted_at: Instant, sent: &mut Sent) -> Outcome {
         let released = |sent: &mut Sent, error: String| {
-            sent.settled.iter_mut().for_each(|settled| settled.has_left = false);
             sent.class = Class::Withheld.kind();
             Outcome::Released { error: Some(error) }
         };
+        if self.halts.since(&granted.robot, granted_at) {
+            let error = "nothing was sent: its robot has just refused another message".to_owned();
+            return Outcome::Wait { after: None, error, response: None };
+        }
         if granted.merges
             && let Err(error) = self.merge(letter, granted).await
         {
@@ -270,6 +302,8 @@ impl Sender {
         // Several events found unsafe are sent in parts, rather than all without their links.
         let parcel = Parcel { message: &letter.message, key: &key, may_lose_links: letter.members.len() == 1 };
         let started = Instant::now();
+        // Until the answer is here, what was begun may have arrived.
+        sent.settled.iter_mut().for_each(|settled| settled.has_left = true);
         let report: Report = self.channels.send(robot, parcel, &lease).await;
         sent.class = report.class.kind();
         sent.tries = report.tries;
@@ -280,6 +314,9 @@ impl Sender {
         if ruling == Some(Ruling::Pause) {
             let _ = self.watch.reread().await;
             ruling = ruling.filter(|_| !self.channels.is_outdated(robot));
+        }
+        if let Some(ruling) = ruling {
+            self.halts.note(robot.name(), ruling);
         }
         let slots = std::mem::take(&mut *lease.slots());
         let reason = ruling.map(|_| report.reason.clone());

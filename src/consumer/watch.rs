@@ -81,6 +81,7 @@ impl Watch {
         if is_new || has_new_rows {
             // Also where nothing is new here: a row may have another budget, or be gone.
             self.store.sync_robots(&robots, self.urgent_reserve).await?;
+            self.store.adopt(&self.channels.usable()).await?;
             told.known.extend(robots.into_iter().map(|robot| robot.name));
         }
         if !told.changed.is_empty() {

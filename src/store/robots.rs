@@ -80,7 +80,7 @@ pub enum Ruling {
 pub struct Change {
     /// The robot.
     pub robot: String,
-    /// `paused`, `resumed` or `cooling`.
+    /// `paused`, `resumed` or `cooling`; `busy` where nothing was noted, for somebody else holds its row.
     pub kind: String,
     /// Why.
     pub reason: String,
@@ -88,7 +88,8 @@ pub struct Change {
 
 impl Store {
     /// Asks for leave to send many events through one lane. Those that do not get it are parked; those that do not come
-    /// back are not this consumer's any more. `hold` ends when no request can be written any more.
+    /// back are not this consumer's any more. `hold` ends when no request can be written any more. Nothing comes back while
+    /// somebody else holds the robots' rows: ask again.
     pub async fn admit(
         &self,
         lane: &str,
@@ -159,6 +160,18 @@ impl Store {
         let reserves = vec![urgent_reserve; robots.len()];
         let query = query!("sync_robots");
         self.rows("sync_robots", query, &[&names, &channels, &limits, &windows, &reserves]).await.map(drop)
+    }
+
+    /// Has what waited for unknown or unusable targets wait for these, which can be used.
+    pub async fn adopt(&self, names: &[String]) -> anyhow::Result<()> {
+        /// Most rows in one transaction.
+        const BATCH: i64 = 5_000;
+        loop {
+            let rows = self.rows("adopt", query!("adopt"), &[&names, &BATCH]).await?;
+            if rows.first().map_or(0, |row| row.get::<_, i64>("adopted")) < BATCH {
+                return Ok(());
+            }
+        }
     }
 
     /// Has robots that postbell paused tried at once.

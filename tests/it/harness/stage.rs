@@ -41,7 +41,7 @@ impl Stage {
         let settings = Settings { rate: Some((20, window)), ..Settings::default() };
         let stage = Stage::with(settings).await;
         let rate = format!("18/{}ms", window.as_millis());
-        let env = stage.env.clone().with("NOTIFICATION_ROBOT_RATE", rate);
+        let env = stage.env.clone().with("NOTIFICATION_ROBOT_RATE", rate).with("NOTIFICATION_SEND_LEASE", "10s");
         Stage { env, ..stage }
     }
 

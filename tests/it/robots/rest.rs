@@ -132,15 +132,14 @@ async fn an_operators_pause_is_ended_by_an_operator_only() {
     // A probe is not for this pause, whenever it may have been due.
     stage.world.client().batch_execute("select notification_wake_relay()").await.unwrap();
     let other = stage.robot.webhook("other");
-    for _ in 0..2 {
-        stage.publish_to(&other, "plain", json!({"text": "other"})).await;
-    }
-    // The first of them meets the second rule and pauses its own robot; the other waits behind it.
+    stage.publish_to(&other, "plain", json!({"text": "other"})).await;
+    // It meets the second rule and pauses its own robot.
     eventually(SOON, "events of another robot to pass", async || {
         let paused = "select count(*) from notification_robots where paused_by = 'postbell'";
         (stage.world.client().query_one(paused, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
     })
     .await;
+    stage.publish_to(&other, "plain", json!({"text": "behind it"})).await;
     let both = "select waiting from notification_robot_status where paused_by = 'postbell'";
     eventually(SOON, "both to wait", async || {
         (stage.world.client().query_one(both, &[]).await.unwrap().get::<_, i64>(0) == 2).then_some(())
@@ -210,4 +209,37 @@ async fn two_hundred_thousand_resting_events_cost_nothing_and_hold_up_nobody() {
     let resting = "select waiting, state from notification_robot_status where name = 'default'";
     let row = stage.world.client().query_one(resting, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, &str>(1)), (200_000, "paused by an operator"));
+}
+
+#[tokio::test]
+async fn a_robots_row_that_somebody_holds_is_waited_for_by_its_own_events_only() {
+    let stage = Stage::strict().await;
+    let _postbell = stage.run();
+    let before = stage.publish_one("before").await;
+    stage.has_status(before, "delivered").await;
+    stage.robot.script([Rule::new(Do::DelayMs(300)).robot("token")]);
+    let under_way = stage.publish_one("under way").await;
+    stage.robot.wait_for_requests(2, SOON).await.unwrap();
+    let operator = stage.world.database.client().await;
+    operator
+        .batch_execute("begin; update notification_robots set updated_at = now() where name = 'default'")
+        .await
+        .unwrap();
+
+    let held_up = stage.publish(3).await;
+    let other = stage.publish_to(&stage.robot.webhook("other"), "plain", json!({"text": "other"})).await;
+    stage.has_status(other, "delivered").await;
+    // Its outcome does not wait for what is to be noted of its robot.
+    stage.has_status(under_way, "delivered").await;
+    operator.batch_execute("rollback").await.unwrap();
+    stage.settled().await;
+    let arrived: Vec<_> = held_up.iter().copied().chain([before, under_way, other]).collect();
+    stage.assert_arrived_once(&arrived, 0);
+    let settled =
+        "select slots <> '{}' and not exists (select from unnest(slots) slot where slot > now() + interval '61 s')
+        from notification_robots where name = 'default'";
+    eventually(SOON, "all places to be held until a minute after the answer, and no longer", async || {
+        stage.world.client().query_one(settled, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+    })
+    .await;
 }
