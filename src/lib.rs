@@ -8,9 +8,10 @@
 //! 3. It *hints* them: one entry each in the [`queue`].
 //! 4. The [`consumer`] *receives* hints, *takes* their rows, as many as it can start to send now: each gets a send
 //!    lease and a new attempt number.
-//! 5. It renders each with its [`template`] …
+//! 5. It renders each with its [`template`], asks for *admission* by its robot, whose budget is a row of its own
+//!    (what gets no place is *parked*, and *unparked* by the relay in its turn; what waits in numbers is *merged*) …
 //! 6. … and *sends* it through its [`channel`] to the robot.
-//! 7. It *records* the outcome in the row, and only then *acknowledges* the hint.
+//! 7. It *settles* with the robot, *records* the outcome in the row, and only then *acknowledges* the hint.
 //! 8. A row that failed is due once more: the relay *buries* it, a dead letter in a stream of its own.
 //!
 //! # The one idea
@@ -23,7 +24,10 @@
 //!
 //! * A row that is not complete becomes due again, whatever dies: every lease ends by itself.
 //! * Nothing is sent but by the consumer that holds the row's send lease, and no try begins without time for its end.
-//! * What was decided before a send (attempt, generation) is durable before the first byte leaves.
+//! * What was decided before a send (attempt, generation, robot, who is in the message) is durable before the first byte
+//!   leaves.
+//! * A robot gets no more requests in any window than its budget has, whatever dies.
+//! * A message of several events whose outcome is unknown is sent again only as it was, as a whole.
 //! * An outcome counts only for its own generation (`replay_count`); a failure only while its take (`attempt`) holds
 //!   the row; a success always, unless the row is complete.
 //! * A hint is acknowledged only after its outcome is recorded. Any hint may be lost, doubled, late or trimmed.
