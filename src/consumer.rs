@@ -120,6 +120,7 @@ impl<Q: Queue> Consumer<Q> {
     /// Registers the consumer with the health of its process.
     pub fn expect(health: &Health, config: &config::Consumer, queue: &config::Queue) {
         health.expect(PART, config.send_lease + queue.stream_block + Duration::from_secs(60));
+        Watch::expect(health);
     }
 
     /// A consumer; its store's connections must commit durably.
@@ -127,7 +128,7 @@ impl<Q: Queue> Consumer<Q> {
         let Parts { config, hints, queue: queue_config, templates, channels, urgent_reserve, health, metrics } = parts;
         let policy = RetryPolicy::new(config.max_retry, config.retry_backoff.clone());
         let channels = Arc::new(channels);
-        let watch = Arc::new(Watch::new(store.clone(), channels.clone(), urgent_reserve));
+        let watch = Arc::new(Watch::new(store.clone(), channels.clone(), urgent_reserve, health.clone()));
         metrics.announce("dingtalk", templates.ids());
         let sender = Sender {
             store: store.clone(),

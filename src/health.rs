@@ -23,6 +23,7 @@ const FAULT_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Health {
     parts: Mutex<BTreeMap<&'static str, Part>>,
+    notes: Mutex<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -67,6 +68,16 @@ impl Health {
                 true
             }
         }
+    }
+
+    /// What people should know although the process is ready, a line each; in the place of what was known before.
+    pub fn note(&self, notes: Vec<String>) {
+        *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
+    }
+
+    /// What people should know although the process is ready.
+    fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the process is not ready, a line a part; empty when it is.
@@ -134,11 +145,13 @@ where
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "text/plain", "alive\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => {
-            let complaints = health.complaints();
-            match complaints.is_empty() {
-                true => (StatusCode::OK, "text/plain", "ready\n".to_owned()),
-                false => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", complaints.join("\n") + "\n"),
-            }
+            let (complaints, notes) = (health.complaints(), health.notes());
+            let (status, mut lines) = match complaints.is_empty() {
+                true => (StatusCode::OK, vec!["ready".to_owned()]),
+                false => (StatusCode::SERVICE_UNAVAILABLE, complaints),
+            };
+            lines.extend(notes);
+            (status, "text/plain", lines.join("\n") + "\n")
         }
         (&Method::GET | &Method::HEAD, "/metrics") => {
             refresh().await;

@@ -75,6 +75,7 @@ impl Service {
         health.expect(DATABASE, Duration::MAX);
         if let Some(config) = &self.relay {
             Relay::<RedisQueue>::expect(&health, config);
+            RedisQueue::expect(&health);
         }
         if let Some(sending) = &self.sending {
             Consumer::<RedisQueue>::expect(&health, &sending.consumer, &sidecar.queue);
@@ -113,6 +114,7 @@ impl Service {
             );
             tracing::info!(stream = sidecar.queue.queue_stream, "relay started");
             parts.spawn(named("relay", relay.run(stop.clone())));
+            parts.spawn(named("watch over the queue", queue.clone().watch(health.clone(), stop.clone())));
         }
         if let Some((config, channels, urgent_reserve, templates)) = sending {
             let store = Store::new(database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?);

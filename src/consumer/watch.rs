@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::{Channels, Robot};
+use crate::health::Health;
 use crate::store::Store;
 
 /// How often files are read again.
@@ -23,7 +24,11 @@ pub(super) struct Watch {
     channels: Arc<Channels>,
     urgent_reserve: i32,
     told: Mutex<Told>,
+    health: Arc<Health>,
 }
+
+/// The name in health.
+const PART: &str = "robots";
 
 /// What the rows of `notification_robots` have been told.
 #[derive(Default)]
@@ -35,20 +40,34 @@ struct Told {
 }
 
 impl Watch {
-    pub(super) fn new(store: Store, channels: Arc<Channels>, urgent_reserve: u64) -> Watch {
+    /// Registers the watch with the health of its process.
+    pub(super) fn expect(health: &Health) {
+        health.expect(PART, FILES_INTERVAL * FILES_PER_ROWS + Duration::from_secs(60));
+    }
+
+    pub(super) fn new(store: Store, channels: Arc<Channels>, urgent_reserve: u64, health: Arc<Health>) -> Watch {
         let urgent_reserve = i32::try_from(urgent_reserve).unwrap_or(i32::MAX);
         // Whoever starts may bring a corrected webhook or secret.
         let changed = channels.budgeted().into_iter().map(|robot| robot.name).collect();
-        Watch { store, channels, urgent_reserve, told: Mutex::new(Told { changed, ..Told::default() }) }
+        Watch { store, channels, urgent_reserve, told: Mutex::new(Told { changed, ..Told::default() }), health }
     }
 
     /// Runs until told to stop.
     pub(super) async fn run(self: Arc<Watch>, stop: CancellationToken) {
         let mut reading = 0;
         while !stop.is_cancelled() {
-            let result = if reading % FILES_PER_ROWS == 0 { self.refresh().await } else { self.reread().await };
-            if let Err(error) = result {
-                tracing::debug!(error = format!("{error:#}"), "reading the targets failed");
+            let has_asked = reading % FILES_PER_ROWS == 0;
+            let result = if has_asked { self.look().await } else { self.reread().await };
+            match result {
+                Ok(()) if has_asked => self.health.moved(PART),
+                // Files alone say nothing of the database.
+                Ok(()) => {}
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if self.health.stuck(PART, &error) {
+                        tracing::warn!(error, "the targets cannot be read; trying again until they can");
+                    }
+                }
             }
             reading = reading.wrapping_add(1);
             tokio::select! {
@@ -56,6 +75,13 @@ impl Watch {
                 () = stop.cancelled() => {}
             }
         }
+    }
+
+    /// Reads everything, and tells people what is closed.
+    async fn look(&self) -> anyhow::Result<()> {
+        self.refresh().await?;
+        self.health.note(self.store.closed_robots().await?);
+        Ok(())
     }
 
     /// Reads rows, files and variables.

@@ -7,6 +7,7 @@
 
 mod entry;
 mod group;
+mod progress;
 mod reader;
 mod reply;
 

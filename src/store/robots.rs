@@ -179,6 +179,24 @@ impl Store {
         self.rows("probe_now", query!("probe_now"), &[&robots]).await.map(drop)
     }
 
+    /// The robots that take nothing now, and why, a line each.
+    pub async fn closed_robots(&self) -> anyhow::Result<Vec<String>> {
+        let rows = self.rows("closed_robots", query!("closed_robots"), &[]).await?;
+        let line = |row: &tokio_postgres::Row| {
+            let text = |column: &str| row.get::<_, String>(column);
+            let paused_by: Option<String> = row.get("paused_by");
+            let (state, why) = match paused_by {
+                Some(by) => (format!("paused by {by}"), text("pause_reason")),
+                None => {
+                    let rest = Duration::try_from_secs_f64(row.get("cools_s")).unwrap_or_default();
+                    (format!("cooling down for {} s", rest.as_secs()), text("cool_reason"))
+                }
+            };
+            format!("robot {} is {state}: {why}", text("name")).trim_end_matches(": ").to_owned()
+        };
+        Ok(rows.iter().map(line).collect())
+    }
+
     /// The named targets.
     pub async fn targets(&self) -> anyhow::Result<Vec<Target>> {
         let rows = self.rows("targets", query!("targets"), &[]).await?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::process::{Env, Postbell};
 use crate::harness::servers::{Postgres, connect};
 use crate::harness::stage::Stage;
-use crate::harness::{SOON, World, eventually};
+use crate::harness::{SOON, World};
 
 /// Runs a command to its end: exit code, standard output, standard error.
 async fn ended(arguments: &[&str], env: &Env) -> (i32, String, String) {
@@ -145,55 +145,4 @@ async fn status_shows_events_as_a_table_and_as_json_without_payload_or_token() {
     let (code, _, stderr) = ended(&["status", "00000000-0000-0000-0000-000000000000"], &world.env()).await;
     assert_eq!(code, 1);
     assert!(stderr.contains("no such event"), "{stderr}");
-}
-
-/// One plain HTTP request to a health address: status line and body.
-async fn get(address: &str, path: &str) -> (String, String) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
-
-#[tokio::test]
-async fn readiness_fails_while_redis_is_away_and_names_it_and_metrics_count_what_was_done() {
-    let stage = Stage::new().await;
-    let postbell = stage.run();
-    let line = postbell.wait_for_line("serving /livez", SOON).await;
-    let address = line.rsplit("addr=").next().unwrap().trim().to_owned();
-    stage.publish(3).await;
-    stage.settled().await;
-    assert!(get(&address, "/livez").await.0.contains("200"));
-    assert!(get(&address, "/readyz").await.0.contains("200"));
-    let expected = [
-        "notification_events_total{channel=\"dingtalk\",template_id=\"plain\",outcome=\"delivered\"} 3",
-        "notification_delivery_duration_seconds_count{channel=\"dingtalk\",class=\"success\"} 3",
-        "notification_retry_total{channel=\"dingtalk\",class=\"transient\"} 0",
-        "notification_queue_depth 0",
-        "notification_outbox_backlog 0",
-        "notification_outbox_oldest_due_age_seconds 0",
-    ];
-    // Hints are acknowledged after their events are recorded, and gauges are read every few seconds.
-    eventually(SOON, "the metrics to say what was done", async || {
-        let (_, metrics) = get(&address, "/metrics").await;
-        expected.iter().all(|line| metrics.contains(line)).then_some(())
-    })
-    .await;
-    stage.world.redis.kill().await;
-    let body = eventually(SOON, "the process to be not ready", async || {
-        let (status, body) = get(&address, "/readyz").await;
-        (status.contains("503") && body.contains("relay:") && body.contains("consumer:")).then_some(body)
-    });
-    // A relay that sleeps notices when it has something to do.
-    let (body, _) = tokio::join!(body, stage.publish(1));
-    assert!(body.contains("Redis"), "{body}");
-    assert!(get(&address, "/livez").await.0.contains("200"), "a restart would not help");
-    stage.world.redis.restart_empty().await;
-    eventually(SOON, "the process to be ready again", async || {
-        get(&address, "/readyz").await.0.contains("200").then_some(())
-    })
-    .await;
 }

@@ -15,6 +15,8 @@ mod pipeline;
 #[cfg(test)]
 mod queue;
 #[cfg(test)]
+mod readiness;
+#[cfg(test)]
 mod relay;
 #[cfg(test)]
 mod robots;
