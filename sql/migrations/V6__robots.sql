@@ -263,8 +263,10 @@ begin
     if by = 'postbell' then
         return 'unchanged: by must not be postbell, which ends its own pauses';
     end if;
+    -- One that nobody has used yet: a row of notification_channels, or the robot in the environment.
     insert into public.notification_robots (name)
-    select c.name from public.notification_channels c where c.name = robot
+    select robot
+    where robot = 'default' or exists (select from public.notification_channels c where c.name = robot)
     on conflict (name) do nothing;
     update public.notification_robots r
     set paused_at = now(), paused_by = coalesce(by, session_user), pause_reason = reason, probe_at = null, updated_at = now()

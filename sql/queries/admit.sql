@@ -100,9 +100,10 @@ with locked as materialized (
     update notification_events e
     set status = 'pending',
         waiting_since = coalesce(e.waiting_since, now()),
-        -- One that came in its turn, and whose robot takes messages: only a place was lacking, so it keeps asking.
+        -- One that came in its turn, and whose robot takes messages: only a place was lacking, so it asks again then.
         hinted_until = case
-            when asked.has_waited and exists (select from robot where open) then now() + interval '1 second'
+            when asked.has_waited and exists (select from robot where open) then greatest(
+                now() + interval '1 second', (select min(slot) from robot, unnest(taken) slot where open))
             else 'infinity'
         end,
         sending_until = null,
