@@ -2,6 +2,7 @@
 
 mod tls;
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -152,6 +153,43 @@ pub fn session(durability: Durability) -> String {
     )
 }
 
+/// A statement that failed, in the server's words but for their detail: that repeats the whole row, payload and token
+/// included.
+#[derive(thiserror::Error)]
+pub struct Failed(tokio_postgres::Error);
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_db_error() {
+            Some(said) => write!(f, "{}: {}", said.severity(), said.message()),
+            None => match std::error::Error::source(&self.0) {
+                Some(cause) => write!(f, "{}: {cause}", self.0),
+                None => write!(f, "{}", self.0),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The SQLSTATE in a chain of causes; none means that the server was not reached.
+fn code(error: &anyhow::Error) -> Option<&SqlState> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<Failed>() {
+        Some(Failed(error)) => error.code(),
+        None => cause.downcast_ref::<tokio_postgres::Error>()?.code(),
+    })
+}
+
 /// What a failed statement means for trying it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -163,10 +201,9 @@ pub enum Verdict {
     Refused,
 }
 
-/// Judges a failure by the SQLSTATE in its chain of causes; none means that the server was not reached.
+/// Judges a failure by its SQLSTATE.
 pub fn verdict(error: &anyhow::Error) -> Verdict {
-    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
-    match code.map(SqlState::code) {
+    match code(error).map(SqlState::code) {
         Some("40P01" | "40001") => Verdict::Conflict,
         // data exception, integrity constraint violation, program limit exceeded
         Some(code) if ["22", "23", "54"].contains(&&code[..2]) => Verdict::Refused,
@@ -176,15 +213,13 @@ pub fn verdict(error: &anyhow::Error) -> Verdict {
 
 /// Whether the server refuses this client for good, rather than being away: a password, a database, a right.
 pub fn refuses_for_good(error: &anyhow::Error) -> bool {
-    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
     // invalid authorization, invalid catalog name, syntax or access rule
-    code.is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
+    code(error).is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
 }
 
 /// What to do about a failure that newcomers meet.
 pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
-    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code())?;
-    match code.code() {
+    match code(error)?.code() {
         // undefined function, undefined table
         "42883" | "42P01" => Some("postbell: has postbell migrate been run on this database?"),
         "42501" => {

@@ -324,7 +324,7 @@ impl Store {
             Ok(_) => {}
             Err(_) => drop(Object::take(client)),
         }
-        Ok(answer.context("PostgreSQL does not answer")??)
+        Ok(answer.context("PostgreSQL does not answer")?.map_err(db::Failed::from)?)
     }
 }
 
