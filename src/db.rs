@@ -48,10 +48,16 @@ impl Database {
         let (plain, tls) = tls::split_off(config.database_url.expose_secret()).map_err(refuse)?;
         let mut config: tokio_postgres::Config = plain.parse().map_err(|error: tokio_postgres::Error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            // It repeats the name of an option, which a password with a space in it may have become.
+            let cause = if cause.starts_with("unknown option") { "an unknown option" } else { &cause };
             refuse(format!(
                 "not a connection string ({cause}); allowed: postgres://user:password@host:port/database?sslmode=…, or key=value pairs"
             ))
         })?;
+        // The end of a password, which would be shown as a host.
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(refuse("the host has an @; write an @ of the password as %40".to_owned()));
+        }
         config.ssl_mode(tls.mode());
         if config.get_application_name().is_none() {
             config.application_name("postbell");
@@ -232,4 +238,31 @@ pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
 /// Whether the connection leads to a server that cannot do the work: a standby, or a primary that was demoted.
 pub fn is_read_only(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = config::Database { database_url: url.into() };
+        Database::new(&config).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_connection_string_that_is_refused_shows_nothing_of_its_password() {
+        for (url, says) in [
+            ("postgres://user:half@SECRET@host/db", "%40"),
+            ("postgres://user:SECRET/db", "port"),
+            ("postgres://user@host/db?SECRET=1", "an unknown option"),
+            ("host=h password=half SECRET=rest", "an unknown option"),
+            ("postgres://user:SECRET", "port"),
+            ("SECRET", "not a connection string"),
+        ] {
+            let error = refused(url);
+            assert!(error.starts_with("DATABASE_URL (--database-url): ") && error.contains(says), "{error}");
+            assert!(!error.contains("SECRET"), "{error}");
+        }
+    }
 }
