@@ -171,7 +171,9 @@ impl Said {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_owned());
         let code = json.get("errcode").filter(|code| code.is_number() || code.is_string()).map(|code| {
             let word = text(code);
-            word.parse().map_or(Code::Word(word), Code::Number)
+            // Written as a number is: +0 and 00 are no yes in so many words.
+            let number = word.parse().ok().filter(|number: &i64| number.to_string() == word);
+            number.map_or(Code::Word(word), Code::Number)
         });
         let blocked = json.get("status").is_some_and(|status| text(status) == "1111");
         let errmsg = json.get("errmsg").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -263,6 +265,9 @@ mod tests {
             ("123456", "no idea", Message),
             ("200", "ok", Message),
             ("0.0", "ok", Message),
+            ("\"+0\"", "ok", Message),
+            ("\"00\"", "ok", Message),
+            ("-0", "ok", Message),
             ("\"ok\"", "too fast", rest(60)),
             ("99999999999999999999", "ok", Message),
         ];
