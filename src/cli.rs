@@ -1,5 +1,8 @@
 //! Arguments → command → exit code: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -244,7 +247,7 @@ mod tests {
             let error = Cli::try_parse_from(["postbell", "consume", "--database-url", "x", "--allowed-hosts", url]);
             let message = bad_value(&error.unwrap_err()).unwrap();
             assert!(message.contains("NOTIFICATION_ALLOWED_HOSTS (--allowed-hosts): given a URL"), "{message}");
-            assert!(message.contains("without scheme or path") && !message.contains("hunter2"), "{message}");
+            assert!(message.contains("without scheme, path or wildcard") && !message.contains("hunter2"), "{message}");
         }
     }
 
