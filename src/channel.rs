@@ -22,6 +22,8 @@ mod dingtalk;
 mod directory;
 mod hosts;
 mod http;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 #[cfg(test)]
 mod rig;
 mod robot;

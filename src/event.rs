@@ -1,5 +1,8 @@
 //! 1 — the row: an event as a consumer takes it, and what can become of it.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 use std::time::Duration;
 
 use jiff::Timestamp;

@@ -9,6 +9,8 @@ use super::{Class, Leave, MaySend, Parcel, Report, Tries, Try, clock};
 mod body;
 mod links;
 mod outcome;
+#[cfg(any(test, fuzzing))]
+pub(super) mod properties;
 mod shorten;
 mod sign;
 

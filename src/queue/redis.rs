@@ -8,6 +8,8 @@
 mod entry;
 mod group;
 mod progress;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod reader;
 mod reply;
 
