@@ -241,14 +241,14 @@ async fn poisoned_rows_and_templates_end_with_a_reason_and_stop_no_neighbour() {
     let names: Vec<String> = (0..60).map(|n| format!("bad{n}")).collect();
     let fixed = ["plain", "plain", "card", "binary", "empty", "itself", "endless", "no.such.template"];
     let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for n in 0..400 {
+    for n in 0..300 {
         let event_type = if n % 3 == 0 { random.pick(&names) } else { random.pick(&fixed).to_owned() };
         bad.extend(insert_anything(&stage, &mut random, &event_type).await);
         if n % 20 == 0 {
             good.extend(publish_good(&stage, 10).await);
         }
     }
-    assert!(bad.len() > 200, "only {} rows got past the constraints", bad.len());
+    assert!(bad.len() > 150, "only {} rows got past the constraints", bad.len());
     let env = stage
         .env
         .clone()
@@ -272,7 +272,7 @@ async fn poisoned_rows_and_templates_end_with_a_reason_and_stop_no_neighbour() {
             other => panic!("{other}: {error:?}"),
         }
     }
-    assert!(failed > 60 && delivered > 20, "{failed} failed, {delivered} delivered: the input is too good or too bad");
+    assert!(failed > 50 && delivered > 20, "{failed} failed, {delivered} delivered: the input is too good or too bad");
     // Whatever stands in it, a line is one JSON object.
     for line in is_unharmed(postbell).await {
         assert!(serde_json::from_str::<Value>(&line).is_ok_and(|line| line.is_object()), "{line}");
