@@ -2,4 +2,7 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: (u16, Option<u64>, &[u8])| drop(postbell::properties::robot_reply(input.0, input.1, input.2)));
+libfuzzer_sys::fuzz_target!(|input: (u16, Option<u64>, &[u8])| {
+    let (status, rest, body) = input;
+    postbell::properties::robot_reply(status, rest, body);
+});
