@@ -22,6 +22,8 @@ mod dingtalk;
 mod directory;
 mod hosts;
 mod http;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 #[cfg(test)]
 mod rig;
 mod robot;
@@ -321,7 +323,8 @@ fn unknown_target(target: &str, directory: &Directory) -> NoLane {
     }
     // What is not plainly a name may be half a webhook URL, token included.
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if target.chars().count() > 40 || !target.chars().all(plain) {
+    let hex = target.trim_start_matches("SEC").chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    if target.chars().count() > 40 || !target.chars().all(plain) || target.len() > 31 && hex {
         let why = "message: unknown target (not shown: it may hold a token); allowed: a name, or a whole webhook URL";
         return NoLane::Refused(Report::of_the_event(why.to_owned()));
     }
@@ -414,6 +417,9 @@ mod tests {
         assert_eq!(refused("ops"), "message: unknown target \"ops\" (known: default, or a webhook URL)");
         assert!(refused(&format!("oapi.dingtalk.com/robot/send?access_token={TOKEN}")).contains("not shown"));
         assert!(refused(TOKEN).contains("not shown"));
+        for short in [&TOKEN[..32], &format!("SEC{}", &TOKEN[..32]), "693a91f6-7ac1-4bc4-97a0-0ec2f1fa5aaa"] {
+            assert!(refused(short).contains("not shown"), "{short}");
+        }
     }
 
     #[test]

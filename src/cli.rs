@@ -1,5 +1,8 @@
 //! Arguments → command → exit code: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -137,6 +140,10 @@ fn bad_value(error: &clap::Error) -> Option<String> {
     match (secret, given.is_empty()) {
         (_, true) => message.push_str("given an empty value; "),
         (true, false) => message.push_str("given a value that is not shown here; "),
+        // Of a webhook or a connection string that was given for something else, nothing is shown either.
+        (false, false) if given.contains("://") || given.contains('@') => {
+            message.push_str("given a URL that is not shown here; ");
+        }
         (false, false) => write!(message, "given {given:?}; ").ok()?,
     }
     write!(message, "allowed: {allowed}").ok()?;
@@ -232,6 +239,16 @@ mod tests {
             Cli::command().mut_subcommand("migrate", |migrate| migrate.mut_arg("database_url", |url| url.env(None)));
         let error = error.try_get_matches_from(["postbell", "migrate"]).unwrap_err();
         assert!(missing(&error).unwrap().starts_with("postbell: DATABASE_URL (--database-url) is not set"));
+    }
+
+    #[test]
+    fn a_url_is_not_shown_where_none_is_expected() {
+        for url in ["https://oapi.dingtalk.com/robot/send?access_token=hunter2", "user:hunter2@host"] {
+            let error = Cli::try_parse_from(["postbell", "consume", "--database-url", "x", "--allowed-hosts", url]);
+            let message = bad_value(&error.unwrap_err()).unwrap();
+            assert!(message.contains("NOTIFICATION_ALLOWED_HOSTS (--allowed-hosts): given a URL"), "{message}");
+            assert!(message.contains("without scheme, path or wildcard") && !message.contains("hunter2"), "{message}");
+        }
     }
 
     #[test]

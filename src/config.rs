@@ -352,13 +352,13 @@ impl FromStr for HostList {
         let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
         hosts
             .map(|host| {
-                let url = url::Url::parse(&format!("https://{host}/")).ok();
-                let plain =
-                    url.is_some_and(|url| url.path() == "/" && url.username().is_empty() && url.query().is_none());
-                if plain && !host.contains('/') {
+                let url = url::Url::parse(&format!("https://{host}/"));
+                // What a URL parser would take out, or read as something behind the host, would list another host.
+                let plain = host.chars().all(|c| c.is_alphanumeric() || ".-_:[]".contains(c));
+                if plain && url.is_ok() {
                     Ok(host.to_ascii_lowercase())
                 } else {
-                    Err("comma-separated hosts, each host or host:port, without scheme or path".to_owned())
+                    Err("comma-separated hosts, each host or host:port, without scheme, path or wildcard".to_owned())
                 }
             })
             .collect::<Result<Vec<_>, _>>()
@@ -555,7 +555,18 @@ mod tests {
             "Robots.example:8443, [::1]:80".parse(),
             Ok(HostList(vec!["robots.example:8443".into(), "[::1]:80".into()]))
         );
-        for refused in ["https://a.example", "a.example/path", "u:p@a.example", "a b"] {
+        for refused in [
+            "https://a.example",
+            "a.example/path",
+            "u:p@a.example",
+            "a b",
+            "a#b",
+            "a?b",
+            "a\\b",
+            "a\tb",
+            "*.a.example",
+            "a:b",
+        ] {
             assert!(refused.parse::<HostList>().is_err(), "{refused}");
         }
     }

@@ -2,6 +2,7 @@
 
 mod tls;
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -47,10 +48,16 @@ impl Database {
         let (plain, tls) = tls::split_off(config.database_url.expose_secret()).map_err(refuse)?;
         let mut config: tokio_postgres::Config = plain.parse().map_err(|error: tokio_postgres::Error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            // It repeats the name of an option, which a password with a space in it may have become.
+            let cause = if cause.starts_with("unknown option") { "an unknown option" } else { &cause };
             refuse(format!(
                 "not a connection string ({cause}); allowed: postgres://user:password@host:port/database?sslmode=…, or key=value pairs"
             ))
         })?;
+        // The end of a password, which would be shown as a host.
+        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+            return Err(refuse("the host has an @; write an @ of the password as %40".to_owned()));
+        }
         config.ssl_mode(tls.mode());
         if config.get_application_name().is_none() {
             config.application_name("postbell");
@@ -152,6 +159,43 @@ pub fn session(durability: Durability) -> String {
     )
 }
 
+/// A statement that failed, in the server's words but for their detail: that repeats the whole row, payload and token
+/// included.
+#[derive(thiserror::Error)]
+pub struct Failed(tokio_postgres::Error);
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_db_error() {
+            Some(said) => write!(f, "{}: {}", said.severity(), said.message()),
+            None => match std::error::Error::source(&self.0) {
+                Some(cause) => write!(f, "{}: {cause}", self.0),
+                None => write!(f, "{}", self.0),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The SQLSTATE in a chain of causes; none means that the server was not reached.
+fn code(error: &anyhow::Error) -> Option<&SqlState> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<Failed>() {
+        Some(Failed(error)) => error.code(),
+        None => cause.downcast_ref::<tokio_postgres::Error>()?.code(),
+    })
+}
+
 /// What a failed statement means for trying it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -163,10 +207,9 @@ pub enum Verdict {
     Refused,
 }
 
-/// Judges a failure by the SQLSTATE in its chain of causes; none means that the server was not reached.
+/// Judges a failure by its SQLSTATE.
 pub fn verdict(error: &anyhow::Error) -> Verdict {
-    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
-    match code.map(SqlState::code) {
+    match code(error).map(SqlState::code) {
         Some("40P01" | "40001") => Verdict::Conflict,
         // data exception, integrity constraint violation, program limit exceeded
         Some(code) if ["22", "23", "54"].contains(&&code[..2]) => Verdict::Refused,
@@ -176,15 +219,13 @@ pub fn verdict(error: &anyhow::Error) -> Verdict {
 
 /// Whether the server refuses this client for good, rather than being away: a password, a database, a right.
 pub fn refuses_for_good(error: &anyhow::Error) -> bool {
-    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code());
     // invalid authorization, invalid catalog name, syntax or access rule
-    code.is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
+    code(error).is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
 }
 
 /// What to do about a failure that newcomers meet.
 pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
-    let code = error.chain().find_map(|cause| cause.downcast_ref::<tokio_postgres::Error>()?.code())?;
-    match code.code() {
+    match code(error)?.code() {
         // undefined function, undefined table
         "42883" | "42P01" => Some("postbell: has postbell migrate been run on this database?"),
         "42501" => {
@@ -197,4 +238,31 @@ pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
 /// Whether the connection leads to a server that cannot do the work: a standby, or a primary that was demoted.
 pub fn is_read_only(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = config::Database { database_url: url.into() };
+        Database::new(&config).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_connection_string_that_is_refused_shows_nothing_of_its_password() {
+        for (url, says) in [
+            ("postgres://user:half@SECRET@host/db", "%40"),
+            ("postgres://user:SECRET/db", "port"),
+            ("postgres://user@host/db?SECRET=1", "an unknown option"),
+            ("host=h password=half SECRET=rest", "an unknown option"),
+            ("postgres://user:SECRET", "port"),
+            ("SECRET", "not a connection string"),
+        ] {
+            let error = refused(url);
+            assert!(error.starts_with("DATABASE_URL (--database-url): ") && error.contains(says), "{error}");
+            assert!(!error.contains("SECRET"), "{error}");
+        }
+    }
 }

@@ -1,9 +1,13 @@
 //! 1 — the row: an event as a consumer takes it, and what can become of it.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
 /// An event in a consumer's hand: the row as the take returned it.
@@ -62,25 +66,55 @@ impl Event {
 #[serde(default)]
 pub struct Options {
     /// Mobile numbers of group members to mention; overseas numbers as `+1-1234567890`.
+    #[serde(deserialize_with = "mobiles")]
     pub at_mobiles: Vec<String>,
     /// User ids of group members to mention.
+    #[serde(deserialize_with = "user_ids")]
     pub at_user_ids: Vec<String>,
     /// Mention everybody.
+    #[serde(deserialize_with = "all")]
     pub at_all: bool,
     /// What to do where it is unknown whether a send arrived.
+    #[serde(deserialize_with = "delivery")]
     pub delivery: Delivery,
     /// From when on the event fails rather than rings.
     #[serde(deserialize_with = "time")]
     pub expires_at: Option<Timestamp>,
     /// Events of one template with the same key are merged when they must be, instead of those for the same target.
+    #[serde(deserialize_with = "digest_key")]
     pub digest_key: Option<String>,
 }
 
-/// A time with its offset; the error shows no value.
-fn time<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Timestamp>, D::Error> {
-    let allowed = || serde::de::Error::custom("expires_at is a time with its offset such as 2026-12-24T09:00:00+08:00");
-    let text = Option::<String>::deserialize(value).map_err(|_| allowed())?;
-    text.map(|text| text.parse().map_err(|_| allowed())).transpose()
+// Each says what is allowed and never what was given: the error is stored, shown and logged.
+
+fn mobiles<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    read(value, "at_mobiles is a list of strings")
+}
+
+fn user_ids<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    read(value, "at_user_ids is a list of strings")
+}
+
+fn all<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    read(value, "at_all is true or false")
+}
+
+fn delivery<'de, D: Deserializer<'de>>(value: D) -> Result<Delivery, D::Error> {
+    read(value, "delivery is \"at_least_once\" or \"at_most_once\"")
+}
+
+fn digest_key<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    read(value, "digest_key is a string")
+}
+
+fn time<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Timestamp>, D::Error> {
+    let allowed = "expires_at is a time with its offset such as 2026-12-24T09:00:00+08:00";
+    let text: Option<String> = read(value, allowed)?;
+    text.map(|text| text.parse().map_err(|_| D::Error::custom(allowed))).transpose()
+}
+
+fn read<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D, allowed: &str) -> Result<T, D::Error> {
+    T::deserialize(value).map_err(|_| D::Error::custom(allowed))
 }
 
 /// What to do where it is unknown whether a send arrived.
@@ -198,6 +232,23 @@ mod tests {
                 error.contains("expires_at is a time with its offset such as") && !error.contains("tomorrow"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_options_is_said_without_their_values() {
+        for (wrong, allowed) in [
+            (r#"{"at_mobiles": "SECRET"}"#, "at_mobiles is a list of strings"),
+            (r#"{"at_mobiles": [["SECRET"]]}"#, "at_mobiles is a list of strings"),
+            (r#"{"at_user_ids": {"SECRET": 1}}"#, "at_user_ids is a list of strings"),
+            (r#"{"at_all": "SECRET"}"#, "at_all is true or false"),
+            (r#"{"delivery": "SECRET"}"#, "delivery is \"at_least_once\" or \"at_most_once\""),
+            (r#"{"delivery": {"SECRET": 1}}"#, "delivery is"),
+            (r#"{"expires_at": ["SECRET"]}"#, "expires_at is a time with its offset"),
+            (r#"{"digest_key": ["SECRET"]}"#, "digest_key is a string"),
+        ] {
+            let error = options(wrong).unwrap_err();
+            assert!(error.starts_with(allowed) && !error.contains("SECRET"), "{error}");
         }
     }
 }

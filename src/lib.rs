@@ -51,6 +51,8 @@ pub mod log;
 pub mod message;
 pub mod metrics;
 pub mod migrations;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod queue;
 pub mod relay;
 pub mod sandbox;

@@ -20,9 +20,9 @@ type Seconds = Gauge<f64, AtomicU64>;
 /// What became of an event, by channel and template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabels {
-    /// Such as `dingtalk`.
+    /// An announced channel, else `unknown`: labels must not grow with what callers make up.
     pub channel: String,
-    /// A known template's id, else `unknown`: labels must not grow with what callers make up.
+    /// A known template's id, else `unknown`.
     pub template_id: String,
     /// `delivered`, `failed`, `retry`, `wait` or `released`.
     pub outcome: &'static str,
@@ -131,8 +131,15 @@ impl Metrics {
 
     /// An outcome was recorded.
     pub fn recorded(&self, channel: &str, template_id: &str, outcome: &'static str) {
-        let (channel, template_id) = (channel.to_owned(), template_id.to_owned());
+        let (channel, template_id) = (self.known(channel).to_owned(), template_id.to_owned());
         self.events.get_or_create(&OutcomeLabels { channel, template_id, outcome }).inc();
+    }
+
+    /// The channel where it was announced.
+    fn known<'a>(&self, channel: &'a str) -> &'a str {
+        let unknown = || "unknown".to_owned();
+        let announced = OutcomeLabels { channel: channel.to_owned(), template_id: unknown(), outcome: "failed" };
+        if self.events.get(&announced).is_some() { channel } else { "unknown" }
     }
 
     /// What was seen in the table.
@@ -147,5 +154,24 @@ impl Metrics {
         let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         encode(&mut text, &registry)?;
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_do_not_grow_with_what_callers_make_up() {
+        let metrics = Metrics::default();
+        metrics.announce("dingtalk", ["plain"].into_iter());
+        for n in 0..3 {
+            metrics.recorded(&format!("fax?access_token={n}"), "unknown", "failed");
+        }
+        metrics.recorded("dingtalk", "plain", "failed");
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(r#"{channel="unknown",template_id="unknown",outcome="failed"} 3"#), "{text}");
+        assert!(text.contains(r#"{channel="dingtalk",template_id="plain",outcome="failed"} 1"#), "{text}");
+        assert!(!text.contains("access_token"), "{text}");
     }
 }

@@ -324,7 +324,7 @@ impl Store {
             Ok(_) => {}
             Err(_) => drop(Object::take(client)),
         }
-        Ok(answer.context("PostgreSQL does not answer")??)
+        Ok(answer.context("PostgreSQL does not answer")?.map_err(db::Failed::from)?)
     }
 }
 
@@ -399,9 +399,7 @@ fn event(row: &Row, key: Key) -> Result<Event, String> {
         target: row.get("target"),
         template_id: row.get("template_id"),
         payload: serde_json::from_str(&parse("payload")).map_err(|error| format!("payload cannot be read: {error}"))?,
-        options: serde_json::from_str(&parse("options")).map_err(|error| {
-            format!("options cannot be read: {error}; at_mobiles and at_user_ids are lists of strings, at_all is true or false, delivery is \"at_least_once\" or \"at_most_once\", expires_at is a time with its offset, digest_key is a string")
-        })?,
+        options: serde_json::from_str(&parse("options")).map_err(|error| format!("options cannot be read: {error}"))?,
         trace_id: row.get("trace_id"),
         retry_count: row.get::<_, i32>("retry_count").unsigned_abs(),
         max_retry: row.get::<_, Option<i32>>("max_retry").map(i32::unsigned_abs),

@@ -36,6 +36,8 @@ mod folder;
 mod front_matter;
 #[cfg(test)]
 mod hostile;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -117,7 +117,12 @@ pub(super) fn is_public(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => match embedded(ip) {
             Some(v4) => is_public_v4(v4),
             None => {
-                !(ip.is_loopback()
+                // What unique local addresses replaced, and a NAT64 prefix of the network's own.
+                let site_local = ip.segments()[0] & 0xffc0 == 0xfec0;
+                let own_nat64 = ip.segments()[..3] == [0x64, 0xff9b, 1];
+                !(site_local
+                    || own_nat64
+                    || ip.is_loopback()
                     || ip.is_unspecified()
                     || ip.is_unique_local()
                     || ip.is_unicast_link_local()
@@ -131,21 +136,20 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     let [first, second, ..] = ip.octets();
     // Carrier-grade NAT: some clouds put their metadata service there.
     let shared = first == 100 && (64..128).contains(&second);
-    !(first == 0
-        || shared
-        || ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        || ip.is_broadcast())
+    // Protocol assignments, and what was never given out.
+    let special = ip.octets()[..3] == [192, 0, 0] || first >= 240;
+    !(first == 0 || shared || special || ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, or translated by NAT64.
+/// The IPv4 address that an IPv6 address stands for: mapped, translated by NAT64, reached by 6to4, or (of old) the same.
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [.., high, low] = ip.segments();
-    let nat64 = ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
-    let v4 = Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
-    ip.to_ipv4_mapped().or(nat64.then_some(v4))
+    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +207,17 @@ mod tests {
             "fd00::1",
             "fe80::1",
             "::ffff:10.0.0.1",
+            "::",
+            "::10.0.0.1",
+            "2002:a00:1::1",
             "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "fec0::1",
+            "ff02::1",
+            "192.0.0.192",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
         ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
         }

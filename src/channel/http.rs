@@ -201,6 +201,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_that_leads_inside_is_connected_to_only_where_the_operator_listed_it() {
+        let server = Server::start([Reply::ok()]).await;
+        let inside = server.url().replace("127.0.0.1", "localhost");
+        for allowed in ["", "other.example", &server.address()] {
+            let refused = rig::http(allowed, Duration::from_millis(300)).post(&inside, Bytes::new()).await;
+            let Err(Failure::NotSent(why)) = refused else { panic!("with {allowed:?}: {refused:?}") };
+            assert!(why.contains("localhost resolves to") && why.contains("NOTIFICATION_ALLOWED_HOSTS"), "{why}");
+        }
+        assert_eq!(server.connections(), 0);
+        let listed = server.address().replace("127.0.0.1", "localhost");
+        let answer = rig::http(&listed, Duration::from_millis(300)).post(&inside, Bytes::new()).await.unwrap();
+        assert_eq!((answer.status, server.connections()), (200, 1));
+    }
+
+    #[tokio::test]
     async fn a_redirect_is_not_followed() {
         let server = Server::start([Reply::Answer(302, vec![("location", "/elsewhere".to_owned())], "".into())]).await;
         assert_eq!(post(&server, "{}").await.unwrap().status, 302);

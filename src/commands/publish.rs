@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
+use tokio_postgres::error::DbError;
 use uuid::Uuid;
 
 use super::block_on;
@@ -148,12 +149,9 @@ async fn wait(client: &tokio_postgres::Client, id: Uuid, most: Duration) -> anyh
 
 /// A row that the database refuses is bad usage; the constraint's name says what is allowed.
 fn explain(error: tokio_postgres::Error) -> anyhow::Error {
-    match error.as_db_error() {
-        Some(refusal) => match refusal.constraint() {
-            Some(rule) => BadConfiguration(format!("the event was refused: {}", rule.replace('_', " "))).into(),
-            None => anyhow::Error::new(error).context("the event was not inserted"),
-        },
-        None => anyhow::Error::new(error).context("the event was not inserted"),
+    match error.as_db_error().and_then(DbError::constraint) {
+        Some(rule) => BadConfiguration(format!("the event was refused: {}", rule.replace('_', " "))).into(),
+        None => anyhow::Error::new(db::Failed::from(error)).context("the event was not inserted"),
     }
 }
 

@@ -8,6 +8,8 @@
 mod entry;
 mod group;
 mod progress;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod reader;
 mod reply;
 
@@ -30,6 +32,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long connecting may take, DNS and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What Redis says where no id is left behind a stream's last one.
+const EXHAUSTED: &str = "exhausted the last possible ID";
 
 /// A queue on three Redis streams: one of hints a lane, each with the consumer group, and one of dead letters.
 pub struct RedisQueue {
@@ -87,11 +92,20 @@ impl RedisQueue {
         let info = info.set_redis_settings(settings);
         let client = Client::open(info).map_err(refuse)?;
         let host = gethostname::gethostname().to_string_lossy().into_owned();
+        let urgent_stream = format!("{}:urgent", config.queue_stream);
+        // A consumer would take dead letters for hints, and remove them.
+        if [&config.queue_stream, &urgent_stream].contains(&&config.dead_letter_stream) {
+            return Err(BadConfiguration(format!(
+                "NOTIFICATION_DEAD_LETTER_STREAM (--dead-letter-stream): given {:?}, which carries hints; \
+                 allowed: another key than NOTIFICATION_QUEUE_STREAM, and than that with :urgent added",
+                config.dead_letter_stream
+            )));
+        }
         Ok(Self {
             client,
             settings: Settings {
                 stream: config.queue_stream.clone(),
-                urgent_stream: format!("{}:urgent", config.queue_stream),
+                urgent_stream,
                 dead_letter_stream: config.dead_letter_stream.clone(),
                 group: config.consumer_group.clone(),
                 // Never shared: two processes under one name would read each other's backlog.
@@ -195,7 +209,7 @@ impl RedisQueue {
             }
         }
         let mut stream_missing = false;
-        let refused = replies
+        let refused: Vec<Option<String>> = replies
             .into_iter()
             .map(|reply| match reply {
                 Ok(Value::Nil) => {
@@ -206,11 +220,47 @@ impl RedisQueue {
                 Err(error) => Some(error.to_string()),
             })
             .collect();
+        let exhausted = |refusal: &Option<String>| refusal.as_ref().is_some_and(|why| why.contains(EXHAUSTED));
+        if let Some((message, _)) = messages.iter().zip(&refused).find(|(_, refusal)| exhausted(refusal)) {
+            self.free_ids(&mut connection, topic, Lane::of(message)).await?;
+            stream_missing = topic == Topic::Hints;
+        }
         // XLEN of a missing stream is 0: only a refused entry, or an idle probe, tells that it is gone.
         if stream_missing || messages.is_empty() && topic == Topic::Hints {
             self.ensure_groups(&mut connection).await?;
         }
         Ok(Published { refused, room, hints_lost: self.take_hints_lost() })
+    }
+
+    /// Somebody has added an entry with the last id there can be, behind which Redis adds no other.
+    async fn free_ids(
+        &self,
+        connection: &mut MultiplexedConnection,
+        topic: Topic,
+        lane: Lane,
+    ) -> Result<(), RedisError> {
+        match topic {
+            // Made again, as a stream that was lost: its hints are renewed.
+            Topic::Hints => {
+                let stream = self.settings.stream(lane);
+                tracing::warn!(stream, "an entry has used up the stream's ids; the stream is made again");
+                cmd("DEL").arg(stream).query_async(connection).await
+            }
+            // Its entries are for others to read, so only what is later than now goes.
+            Topic::DeadLetters => {
+                let stream = &self.settings.dead_letter_stream;
+                tracing::warn!(stream, "an entry has used up the stream's ids; entries from the future are removed");
+                let (now, _): (u64, u64) = cmd("TIME").query_async(connection).await?;
+                let from_now = (now + 1) * 1000;
+                let later: Vec<(String, Value)> =
+                    cmd("XRANGE").arg(stream).arg(from_now).arg("+").query_async(connection).await?;
+                if !later.is_empty() {
+                    let ids: Vec<&str> = later.iter().map(|(id, _)| id.as_str()).collect();
+                    let (): () = cmd("XDEL").arg(stream).arg(ids).query_async(connection).await?;
+                }
+                cmd("XSETID").arg(stream).arg(format!("{from_now}-0")).query_async(connection).await
+            }
+        }
     }
 
     async fn try_ack(&self, receipts: &[Receipt]) -> Result<(), RedisError> {

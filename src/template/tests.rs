@@ -378,3 +378,49 @@ fn a_button_without_an_address_is_left_out_and_a_card_without_a_button_is_markdo
     let templates = Folder::new(&[("a.md", card.as_str())]).load();
     assert_eq!(templates.variables("a").into_iter().collect::<Vec<_>>(), ["meeting", "url"]);
 }
+
+#[test]
+fn no_value_of_the_payload_gets_into_an_error_by_any_way() {
+    for template in [
+        "${xs|map(SECRET)|join}",
+        "${xs|map(x)|join}",
+        "${xs|select(x)|join}",
+        "${xs|map('replace', x)|join}",
+        "<% include x %>",
+        "<% import x as y %>",
+        "<% extends x %>",
+        "${x()}",
+        "${x.y()}",
+        "${xs[x]}",
+        "${o[x].y}",
+        "${o|dictsort(by=x)|join}",
+        "${x|datetime(format=x, tz=x)}",
+        "${x|datetime}",
+        "${'2026-11-24T15:30:00Z'|datetime(format=x)}",
+        "${'2026-11-24T15:30:00Z'|datetime(tz=x)}",
+        "${'a'|link(x)}",
+        "${x|link}",
+        "${x|truncate(x)}",
+        "${x|int}",
+        "${x|float}",
+        "${x + 1}",
+        "${x < 1}",
+        "${-x}",
+        "${range(x)}",
+        "${o}",
+        "${xs}",
+        "${namespace(x)}",
+        "${x|format(1, 2)}",
+        "${1|round(x)}",
+        "${x|batch(x)}",
+        "[a](${x})",
+        "<% set a, b = x %>",
+        "<% for a, b in xs %><% endfor %>",
+    ] {
+        let x = "marked SECRET";
+        let payload = json!({"x": x, "xs": [x, "marked"], "o": {(x): x}});
+        if let Err(error) = render(template, payload) {
+            assert!(!error.contains("marked"), "{template}: {error}");
+        }
+    }
+}

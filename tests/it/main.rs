@@ -9,6 +9,8 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod options;
 #[cfg(test)]
 mod pipeline;
@@ -22,3 +24,5 @@ mod relay;
 mod robots;
 #[cfg(test)]
 mod schema;
+#[cfg(test)]
+mod secrets;

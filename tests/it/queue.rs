@@ -250,6 +250,58 @@ async fn entries_of_strangers_are_dropped_and_take_no_hint_with_them() {
     .await;
 }
 
+/// Adds an entry with the last id there can be: Redis adds none behind it.
+async fn use_up_ids(redis: &Redis, stream: &str) {
+    let last = format!("{0}-{0}", u64::MAX);
+    let mut client = redis.client().await;
+    let _: String = ::redis::cmd("XADD").arg(stream).arg(last).arg(&["a", "b"]).query_async(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_whose_ids_a_stranger_has_used_up_is_made_again() {
+    in_each_lane(async |redis, lane| {
+        let queue = connect(&redis.url(), &[]);
+        queue.publish(Topic::Hints, &[]).await.unwrap();
+        for received in [false, true] {
+            use_up_ids(&redis, stream(lane)).await;
+            if received {
+                // The stranger's entry is gone, and its id is still the last.
+                let gone = eventually(SOON, "the entry to be dropped", async || {
+                    queue.receive(1, WAIT).await.unwrap();
+                    (length(&redis, stream(lane)).await == 0).then_some(())
+                });
+                gone.await;
+            }
+            let published = queue.publish(Topic::Hints, &messages(lane, 2)).await.unwrap();
+            assert!(published.refused.iter().all(Option::is_some) && published.hints_lost.is_some(), "{published:?}");
+            assert_eq!(queue.publish(Topic::Hints, &messages(lane, 2)).await.unwrap().refused, [None, None]);
+            queue.ack(&receipts(&receive(&queue, 2).await)).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dead_letters_find_room_behind_a_strangers_last_id_and_keep_those_before_it() {
+    let redis = Redis::start().await;
+    let queue = connect(&redis.url(), &[]);
+    let letters = messages(Lane::Normal, 2);
+    queue.publish(Topic::DeadLetters, &letters).await.unwrap();
+    use_up_ids(&redis, "notification:deadletter").await;
+    assert!(queue.publish(Topic::DeadLetters, &letters).await.unwrap().refused.iter().all(Option::is_some));
+    assert_eq!(queue.publish(Topic::DeadLetters, &letters).await.unwrap().refused, [None, None]);
+    assert_eq!(length(&redis, "notification:deadletter").await, 4);
+}
+
+#[tokio::test]
+async fn dead_letters_and_hints_may_not_share_a_stream() {
+    for shared in ["a", "a:urgent"] {
+        let arguments = ["test", "--queue-stream", "a", "--dead-letter-stream", shared];
+        let refused = RedisQueue::new(&Settings::try_parse_from(arguments).unwrap().queue, SEND_LEASE).err().unwrap();
+        assert!(refused.to_string().starts_with("NOTIFICATION_DEAD_LETTER_STREAM (--dead-letter-stream): given"));
+    }
+}
+
 #[tokio::test]
 async fn a_refused_entry_does_not_hide_in_a_successful_pipeline() {
     in_each_lane(async |redis, lane| {

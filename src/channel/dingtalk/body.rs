@@ -87,8 +87,8 @@ struct At<'a> {
 /// What about the message can never be sent, as a report's reason.
 pub(super) fn build(message: &Message, key: &str) -> Result<Bytes, String> {
     let mentions = &message.mentions;
-    let mobiles = people(&mentions.at_mobiles, is_mobile, "a mobile number (overseas: +1-1234567890)")?;
-    let user_ids = people(&mentions.at_user_ids, is_user_id, "a user id")?;
+    let mobiles = people(&mentions.at_mobiles, is_mobile, "at_mobiles", "a mobile number (overseas: +1-1234567890)")?;
+    let user_ids = people(&mentions.at_user_ids, is_user_id, "at_user_ids", "a user id")?;
     let at = At { at_mobiles: &mobiles, at_user_ids: &user_ids, is_at_all: mentions.at_all };
     let mentioned = at.at_mobiles.len() + at.at_user_ids.len();
     if mentioned > MOST_MENTIONS {
@@ -163,12 +163,13 @@ fn buttons(all: &[Button]) -> Buttons<'_> {
     }
 }
 
-/// Each person once, checked: a mention goes into the text as it is.
-fn people<'a>(all: &'a [String], valid: fn(&str) -> bool, wanted: &str) -> Result<Vec<&'a str>, String> {
+/// Each person once, checked: a mention goes into the text as it is. Who is refused is counted and not named.
+fn people<'a>(all: &'a [String], valid: fn(&str) -> bool, list: &str, wanted: &str) -> Result<Vec<&'a str>, String> {
     let mut people: Vec<&str> = Vec::with_capacity(all.len());
-    for person in all {
+    for (index, person) in all.iter().enumerate() {
         if !valid(person) {
-            return Err(format!("message: cannot mention {person:?}, which is not {wanted}"));
+            let number = index + 1;
+            return Err(format!("message: cannot mention number {number} of {list}, which is not {wanted}"));
         }
         if !people.contains(&person.as_str()) {
             people.push(person);
@@ -377,7 +378,8 @@ mod tests {
         ] {
             let refused = Message { mentions: mentioning(mobiles, user_ids), ..message(Format::Text, "x") };
             let why = build(&refused, "k").unwrap_err();
-            assert!(why.starts_with("message: cannot mention"), "{why}");
+            assert!(why.starts_with("message: cannot mention number 1 of at_"), "{why}");
+            assert!(!why.contains("evil.example"), "{why}");
         }
         let crowd: Vec<String> = (0..51).map(|n| format!("user{n}")).collect();
         let mut crowded = message(Format::Text, "x");

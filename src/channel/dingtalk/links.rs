@@ -185,10 +185,11 @@ mod tests {
     fn hostile_text_takes_no_quadratic_time() {
         let begin = std::time::Instant::now();
         for hostile in ["[", "](", "[](", "![", "://", "www.", "a", "\\"] {
-            let text = hostile.repeat(32 * 1024 / hostile.len());
+            let text = hostile.repeat(64 * 1024 / hostile.len());
             strip(&text, true);
             outside(&text, true, 1000);
         }
-        assert!(begin.elapsed() < std::time::Duration::from_secs(5));
+        // Seconds even on a machine that is busy; were it quadratic, many minutes.
+        assert!(begin.elapsed() < std::time::Duration::from_secs(90));
     }
 }

@@ -39,7 +39,10 @@ pub(super) enum Remedy {
 }
 
 /// Decides what a try came to. Only errcode 0 is success, whatever the HTTP status says.
-pub(super) fn classify(result: &Result<Answer, Failure>) -> Verdict {
+///
+/// `mask` takes out of the platform's words what may not be repeated: before they are cut, for half a token is too much
+/// as well.
+pub(super) fn classify(result: &Result<Answer, Failure>, mask: impl Fn(&str) -> String) -> Verdict {
     let answer = match result {
         Ok(answer) => answer,
         Err(Failure::NotSent(why)) => {
@@ -73,7 +76,8 @@ pub(super) fn classify(result: &Result<Answer, Failure>) -> Verdict {
         (500..=599, _) => (Class::Transient, "platform: failed inside; nothing to do but wait", None),
         _ => (Class::Throttled(secs(60)), "platform: the answer is not the robot's but a gateway's page", None),
     };
-    Verdict { class, reason: said.reason(advice, status), errcode: said.code.as_ref().and_then(Code::number), remedy }
+    let reason = said.reason(advice, status, mask);
+    Verdict { class, reason, errcode: said.code.as_ref().and_then(Code::number), remedy }
 }
 
 /// The meaning of a business code, which arrives under HTTP 200.
@@ -167,7 +171,9 @@ impl Said {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_owned());
         let code = json.get("errcode").filter(|code| code.is_number() || code.is_string()).map(|code| {
             let word = text(code);
-            word.parse().map_or(Code::Word(word), Code::Number)
+            // Written as a number is: +0 and 00 are no yes in so many words.
+            let number = word.parse().ok().filter(|number: &i64| number.to_string() == word);
+            number.map_or(Code::Word(word), Code::Number)
         });
         let blocked = json.get("status").is_some_and(|status| text(status) == "1111");
         let errmsg = json.get("errmsg").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -180,12 +186,13 @@ impl Said {
         words.iter().any(|word| errmsg.contains(word))
     }
 
-    fn reason(&self, advice: &str, status: u16) -> String {
-        let errmsg = cut(&self.errmsg, QUOTED);
+    fn reason(&self, advice: &str, status: u16, mask: impl Fn(&str) -> String) -> String {
+        let quoted = |words: &str| cut(&mask(words), QUOTED).to_owned();
+        let errmsg = quoted(&self.errmsg);
         match &self.code {
             Some(Code::Number(0)) if status == 200 => advice.to_owned(),
             Some(Code::Number(code)) => format!("{advice} (HTTP {status}, errcode {code}: {errmsg})"),
-            Some(Code::Word(code)) => format!("{advice} (HTTP {status}, errcode {}: {errmsg})", cut(code, QUOTED)),
+            Some(Code::Word(code)) => format!("{advice} (HTTP {status}, errcode {}: {errmsg})", quoted(code)),
             None => format!("{advice} (HTTP {status}, no errcode)"),
         }
     }
@@ -196,7 +203,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Verdict {
-        classify(&Ok(Answer { status, retry_after: None, body: body.to_owned().into() }))
+        classify(&Ok(Answer { status, retry_after: None, body: body.to_owned().into() }), str::to_owned)
     }
 
     fn errcode(code: &str, errmsg: &str) -> Verdict {
@@ -258,6 +265,9 @@ mod tests {
             ("123456", "no idea", Message),
             ("200", "ok", Message),
             ("0.0", "ok", Message),
+            ("\"+0\"", "ok", Message),
+            ("\"00\"", "ok", Message),
+            ("-0", "ok", Message),
             ("\"ok\"", "too fast", rest(60)),
             ("99999999999999999999", "ok", Message),
         ];
@@ -304,7 +314,7 @@ mod tests {
     fn a_rest_is_as_long_as_the_platform_asks_within_reason() {
         let throttled = |seconds| {
             let answer = Answer { status: 429, retry_after: Some(secs(seconds)), body: Default::default() };
-            classify(&Ok(answer)).class
+            classify(&Ok(answer), str::to_owned).class
         };
         assert_eq!(throttled(5), rest(60));
         assert_eq!(throttled(90), rest(90));
@@ -313,9 +323,9 @@ mod tests {
 
     #[test]
     fn a_request_without_an_answer_is_transient_or_ambiguous() {
-        let not_sent = classify(&Err(Failure::NotSent("dns".into())));
+        let not_sent = classify(&Err(Failure::NotSent("dns".into())), str::to_owned);
         assert_eq!((not_sent.class, not_sent.remedy), (Class::Transient, Some(Remedy::TryAgain)));
-        let possibly = classify(&Err(Failure::PossiblySent("reset".into())));
+        let possibly = classify(&Err(Failure::PossiblySent("reset".into())), str::to_owned);
         assert_eq!((possibly.class, possibly.remedy), (Class::Ambiguous, None));
     }
 
@@ -345,5 +355,19 @@ mod tests {
         );
         assert_eq!(errcode("\"300005\"", "x").errcode, Some(300005));
         assert!(errcode("1", &"长".repeat(500)).reason.len() < 400);
+    }
+    #[test]
+    fn no_part_of_a_token_is_left_wherever_the_platforms_words_are_cut() {
+        const TOKEN: &str = "c0ffee00c0ffee00";
+        for before in 0..=QUOTED {
+            for body in [
+                serde_json::json!({ "errcode": 310000, "errmsg": format!("{}{TOKEN}", " ".repeat(before)) }),
+                serde_json::json!({ "errcode": format!("{}{TOKEN}", "x".repeat(before)) }),
+            ] {
+                let answer = Answer { status: 200, retry_after: None, body: body.to_string().into() };
+                let reason = classify(&Ok(answer), |text| text.replace(TOKEN, "***")).reason;
+                assert!(!reason.contains("c0f"), "{before}: {reason}");
+            }
+        }
     }
 }

@@ -28,7 +28,12 @@ pub(super) fn signed(webhook: &str, unix_ms: i64, sign: &str) -> String {
     } else {
         "?"
     };
-    format!("{webhook}{joint}timestamp={unix_ms}&sign={}", utf8_percent_encode(sign, QUERY))
+    format!("{webhook}{joint}timestamp={unix_ms}&sign={}", encoded(sign))
+}
+
+/// A signature as it stands in a query.
+pub(super) fn encoded(sign: &str) -> String {
+    utf8_percent_encode(sign, QUERY).to_string()
 }
 
 #[cfg(test)]

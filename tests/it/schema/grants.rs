@@ -1,11 +1,106 @@
 //! `notification_grant`: what each kind of role may do, and what not.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::queries::statements;
 use super::{database, one, refused};
 use crate::harness::servers::Database;
+
+/// What any role may, as PostgreSQL grants it: functions that reveal and change nothing, or fail inside.
+const EVERYBODY: &[&str] = &[
+    "execute notification_grant",
+    "execute notification_mask_target",
+    "execute notification_uuid_v7",
+    "execute notification_wake_relay",
+    "execute notification_wake_relay_on_insert",
+    "usage on schema public",
+];
+
+/// What each kind may beside that, and nothing else on anything in the schema. What comes new is added here, to the kinds
+/// that need it.
+const KINDS: [(&str, &[&str]); 4] = [
+    (
+        "writer",
+        &[
+            "execute notification_publish",
+            "insert (id, event_type, channel, target, template_id, payload, options, idempotency_key, trace_id, max_retry, \
+             scheduled_at, status, retry_count, created_at, updated_at) on notification_events",
+            "select (id, seq, event_type, channel, template_id, idempotency_key, trace_id, max_retry, scheduled_at, status, \
+             retry_count, created_at, updated_at) on notification_events",
+        ],
+    ),
+    ("reader", &["select on notification_status"]),
+    (
+        "operator",
+        &[
+            "execute notification_cancel",
+            "execute notification_replay",
+            "execute notification_reschedule",
+            "select on notification_status",
+        ],
+    ),
+    (
+        "relay",
+        &[
+            "select on notification_events",
+            "select on notification_status",
+            "select on postbell_schema_history",
+            "update on notification_events",
+        ],
+    ),
+];
+
+/// Everything that a role may in the schema, in words.
+const PRIVILEGES: &str = "
+    with relation as (
+        select * from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
+    ), privilege (name, option) as (
+        select name || option, option
+        from unnest(array['select', 'insert', 'update', 'references']) name, unnest(array['', ' with grant option']) option
+    )
+    select name || ' on schema public' as words
+    from unnest(array['usage', 'create']) name where has_schema_privilege($1, 'public', name)
+    union all
+    select name || ' on ' || relname
+    from relation, lateral (select name from privilege union all select unnest(array['delete', 'truncate', 'trigger'])) p
+    where has_table_privilege($1, relation.oid, name)
+    union all
+    select name || ' (' || string_agg(attname, ', ' order by attnum) || ') on ' || relname
+    from relation join pg_attribute on attrelid = relation.oid and attnum > 0 and not attisdropped, privilege
+    where not has_table_privilege($1, relation.oid, name) and has_column_privilege($1, relation.oid, attnum, name)
+    group by name, relname
+    union all
+    select name || ' on sequence ' || relname
+    from pg_class, unnest(array['usage', 'select', 'update']) name
+    where relnamespace = 'public'::regnamespace and relkind = 'S' and has_sequence_privilege($1, pg_class.oid, name)
+    union all
+    select 'execute ' || proname || option
+    from pg_proc, unnest(array['', ' with grant option']) option
+    where pronamespace = 'public'::regnamespace and has_function_privilege($1, pg_proc.oid, 'execute' || option)
+    order by words";
+
+/// What the role of this connection may.
+async fn privileges(client: &Client) -> BTreeSet<String> {
+    let name = one(client, "select current_user").await;
+    let rows = client.query(PRIVILEGES, &[&name]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn each_kind_of_role_has_exactly_what_it_needs() {
+    let (database, admin) = database().await;
+    let name = format!("nobody_{:016x}", fastrand::u64(..));
+    admin.batch_execute(&format!("create role {name} login")).await.unwrap();
+    let set = |words: &[&str]| words.iter().map(|words| (*words).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(privileges(&database.client_as(&name).await).await, set(EVERYBODY));
+    for (kind, words) in KINDS {
+        let has = privileges(&role(&database, kind).await).await;
+        assert_eq!(has.difference(&set(EVERYBODY)).cloned().collect::<BTreeSet<_>>(), set(words), "{kind}");
+    }
+}
 
 /// A role of a kind, logged in. Roles belong to the whole server, hence the name.
 async fn role(database: &Database, kind: &str) -> Client {
@@ -47,6 +142,58 @@ async fn a_writer_publishes_and_gets_the_id_back() {
     admin.batch_execute("select pg_advisory_lock(8101821198367026284)").await.unwrap();
     writer.batch_execute("insert into notification_events (event_type, payload) values ('a', '{}')").await.unwrap();
     assert_eq!(one(&writer, "select count(id) from notification_events where status = 'pending'").await, "6");
+}
+
+#[tokio::test]
+async fn an_object_mapper_inserts_every_column_it_may_and_reads_back_what_the_database_made_of_it() {
+    let (database, _admin) = database().await;
+    let writer = role(&database, "writer").await;
+    let listed = |kind: &str| {
+        let words = KINDS[0].1.iter().find(|words| words.starts_with(kind)).unwrap();
+        words.split(['(', ')']).nth(1).unwrap().to_owned()
+    };
+    let (columns, readable) = (listed("insert"), listed("select"));
+    let defaults = columns.split(", ").map(|column| match column {
+        "event_type" => "'a'",
+        "payload" => "'{}'",
+        _ => "default",
+    });
+    let defaults = defaults.collect::<Vec<_>>().join(", ");
+    for insert in [
+        // Every column named, with defaults; several rows at once; quoted names; nothing but what is needed.
+        format!("insert into notification_events ({columns}) values ({defaults}) returning {readable}"),
+        format!("insert into notification_events ({columns}) values ({defaults}), ({defaults}) returning id, created_at"),
+        "insert into \"public\".\"notification_events\" (\"event_type\", \"payload\", \"template_id\", \"idempotency_key\")
+         values ('a', '{}', null, null) returning \"id\", \"seq\", \"status\", \"created_at\", \"updated_at\""
+            .to_owned(),
+        "with made as (insert into notification_events (event_type, payload) values ('a', '{}') returning id, seq)
+         select id from made"
+            .to_owned(),
+        "insert into notification_events (event_type, payload, idempotency_key) values ('a', '{}', 'k')
+         on conflict do nothing returning id"
+            .to_owned(),
+        "insert into notification_events (event_type, payload) select 'a', jsonb_build_object('n', n)
+         from generate_series(1, 3) n returning id"
+            .to_owned(),
+    ] {
+        let rows = writer.query(&insert, &[]).await.unwrap_or_else(|error| panic!("{insert}: {:?}", error.as_db_error()));
+        assert!(!rows.is_empty(), "{insert}");
+    }
+    // What a mapper reads of its own row when it is asked to refresh it.
+    let refresh =
+        format!("select {readable} from notification_events where id = (select id from notification_events limit 1)");
+    assert_eq!(writer.query(&refresh, &[]).await.unwrap().len(), 1);
+    writer
+        .batch_execute(
+            "begin; savepoint s; insert into notification_events (event_type, payload) values ('a', '{}'); release s; commit",
+        )
+        .await
+        .unwrap();
+    let copied =
+        writer.copy_in::<_, bytes::Bytes>("copy notification_events (event_type, payload) from stdin").await.unwrap();
+    let mut copied = std::pin::pin!(copied);
+    futures_util::SinkExt::send(&mut copied, "a\t{}\n".into()).await.unwrap();
+    assert_eq!(copied.finish().await.unwrap(), 1);
 }
 
 #[tokio::test]

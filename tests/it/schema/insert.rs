@@ -58,6 +58,8 @@ async fn what_is_wrong_with_a_row_is_said_by_the_name_of_the_constraint() {
     let (_database, client) = database().await;
     let large = |bytes: usize| format!("jsonb_build_object('a', repeat('x', {bytes}))");
     let text = |length: usize| format!("repeat('字', {length})");
+    // A few bytes here, and a digit for each power of ten once they are read.
+    let exponents = |count: usize| format!("'{{\"a\": [{}]}}'", vec!["1e131071"; count].join(", "));
     let cases = [
         ("event_type", "''".into(), "event_type_must_be_1_to_128_characters"),
         ("event_type", text(129), "event_type_must_be_1_to_128_characters"),
@@ -71,6 +73,8 @@ async fn what_is_wrong_with_a_row_is_said_by_the_name_of_the_constraint() {
         ("payload", large(70_000), "payload_must_be_at_most_64_kb"),
         ("options", "'[]'".into(), "options_must_be_a_json_object_of_at_most_16_kb"),
         ("options", large(17_000), "options_must_be_a_json_object_of_at_most_16_kb"),
+        ("payload", exponents(2), "payload_text_must_be_at_most_256_kb"),
+        ("options", exponents(1), "options_text_must_be_at_most_64_kb"),
         ("idempotency_key", "''".into(), "idempotency_key_must_be_1_to_512_characters"),
         ("trace_id", text(257), "trace_id_must_be_at_most_256_characters"),
         ("max_retry", "-1".into(), "max_retry_must_be_0_to_100"),

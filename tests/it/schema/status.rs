@@ -42,6 +42,10 @@ async fn a_token_is_masked_however_odd_its_url_is() {
         ("//host/SECRET", "***"),
         ("oapi.dingtalk.com/robot/send?access_token=SECRET", "***"),
         ("access_token=SECRET", "***"),
+        ("c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", "***"),
+        ("SECc0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", "***"),
+        ("693a91f6-7ac1-4bc4-97a0-0ec2f1fa5aaa", "***"),
+        ("face-cafe", "face-cafe"),
     ];
     for (target, masked) in cases {
         let row = client.query_one("select notification_mask_target($1)", &[&target]).await.unwrap();
