@@ -207,6 +207,8 @@ pub fn referenced(reference: &str) -> Result<SecretString, String> {
             std::env::var(variable).map_err(|_| "the variable is not set, or no text".to_owned())
         }
         Some(("file", path)) => match std::fs::metadata(path) {
+            // A device has no end.
+            Ok(file) if !file.is_file() => Err("it is no regular file".to_owned()),
             Ok(file) if file.len() > MOST => Err(format!("the file is larger than {} kB", MOST / 1024)),
             Ok(_) => std::fs::read_to_string(path).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -543,6 +545,7 @@ mod tests {
         std::fs::write(&file, "x".repeat(20_000)).unwrap();
         assert!(referenced(&reference).unwrap_err().ends_with("larger than 16 kB"));
         std::fs::remove_file(&file).unwrap();
+        assert!(referenced("file:/dev/zero").unwrap_err().ends_with("no regular file"));
         assert!(referenced("env:PATH").is_ok());
         assert!(referenced("env:POSTBELL_HAS_NO_SUCH_VARIABLE").unwrap_err().contains("is not set"));
         assert!(referenced("SECtest").unwrap_err().contains("allowed: env:VARIABLE"));

@@ -366,9 +366,11 @@ async fn whatever_a_robot_answers_only_errcode_0_delivers_and_no_other_event_wai
             && serde_json::from_str::<Value>(&body).is_ok_and(|body| body["errcode"] == 0 || body["errcode"] == "0");
         let wish = random.pick(&["", "-1", "soon", "99999999999999999999", "Sun, 06 Nov 1994 08:49:37 GMT"]).to_owned();
         let headers = [("retry-after".to_owned(), wish)].into();
-        let marker = format!("answer {n}.");
-        stage.robot.script([Rule::new(Do::Reply { status, body, headers }).containing(marker.as_str()).forever()]);
-        bad.push((stage.publish_one(&marker).await, yes));
+        // Each to a robot of its own: one that refuses is paused.
+        let token = format!("robot{n}");
+        stage.robot.script([Rule::new(Do::Reply { status, body, headers }).robot(token.as_str()).forever()]);
+        let target = stage.robot.webhook(&token);
+        bad.push((stage.publish_to(&target, "plain", json!({ "text": "x" })).await, yes));
     }
     let good = publish_good(&stage, 50).await;
     let judged = "select count(*) from notification_events where completed_at is null and waiting_since is null";
@@ -394,18 +396,11 @@ async fn a_target_leads_only_where_the_operator_allows() {
     let inside = Sandbox::start(listener, Settings { rate: None, ..Settings::default() }).unwrap();
     let (port, robot_port) = (inside.addr().port(), stage.robot.addr().port());
     let webhook = inside.webhook("token");
-    stage.robot.script([Rule::new(Do::Reply {
-        status: 302,
-        body: String::new(),
-        headers: [("location".to_owned(), webhook.clone())].into(),
-    })
-    .containing("redirect")]);
+    let headers = [("location".to_owned(), webhook.clone())].into();
+    let elsewhere = Do::Reply { status: 302, body: String::new(), headers };
+    stage.robot.script([Rule::new(elsewhere).robot("redirected").forever()]);
     let postbell = stage.run();
-    let publish = async |text: &str, target: &str| -> Uuid {
-        let insert =
-            "insert into notification_events (event_type, payload, target) values ('plain', $1, $2) returning id";
-        stage.world.client().query_one(insert, &[&json!({ "text": text }), &target]).await.unwrap().get(0)
-    };
+    let publish = async |target: &str| stage.publish_to(target, "plain", json!({ "text": "x" })).await;
     let path = "robot/send?access_token=token";
     let mut refused = Vec::new();
     for target in [
@@ -430,10 +425,10 @@ async fn a_target_leads_only_where_the_operator_allows() {
         format!("https://oapi.dingtalk.com.evil.example/{path}"),
         format!("https://oapi.dingtalk.com@127.0.0.1:{port}/{path}"),
     ] {
-        refused.push((publish("x", &target).await, target));
+        refused.push((publish(&target).await, target));
     }
-    let listed = publish("listed", &stage.robot.webhook("another")).await;
-    let redirected = publish("redirect", "default").await;
+    let listed = publish(&stage.robot.webhook("another")).await;
+    let redirected = publish(&stage.robot.webhook("redirected")).await;
     stage.has_status(listed, "delivered").await;
     for (id, target) in refused {
         // The backslash is a slash to a URL parser, and what follows it a path of the listed host.
@@ -457,7 +452,7 @@ async fn a_target_leads_only_where_the_operator_allows() {
     // The operator lists a name that leads inside.
     let allowed = format!("{},localhost:{port}", stage.robot.addr());
     let _postbell = Postbell::start(&["run"], &stage.env.clone().with("NOTIFICATION_ALLOWED_HOSTS", allowed));
-    let named = publish("by name", &format!("http://localhost:{port}/{path}")).await;
+    let named = publish(&format!("http://localhost:{port}/{path}")).await;
     stage.has_status(named, "delivered").await;
     assert_eq!(inside.messages().len(), 1);
 }

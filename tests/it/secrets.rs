@@ -10,6 +10,7 @@ use crate::harness::servers::{Postgres, connect_redis, free_port};
 use crate::harness::stage::Stage;
 use crate::harness::{SOON, World, eventually};
 
+/// Of the robot named default, and, with a number behind it, of those that misbehave.
 const TOKEN: &str = "70cefeed70cefeed70cefeed70cefeed70cefeed70cefeed70cefeed70cefeed";
 const ANOTHER_TOKEN: &str = "70cebead70cebead70cebead70cebead70cebead70cebead70cebead70cebead";
 const SECRET: &str = "SECdeadbeefdeadbeefdeadbeefdeadbeef";
@@ -72,7 +73,7 @@ async fn ended(arguments: &[&str], env: &Env) -> (i32, String) {
 
 /// A stage whose robot signs, whose servers have passwords, and whose every secret can be recognised.
 async fn stage() -> (Stage, Env) {
-    let stage = Stage::with(Settings { secret: Some(SECRET.to_owned()), ..Settings::default() }).await;
+    let stage = Stage::with(Settings { secret: Some(SECRET.to_owned()), rate: None, ..Settings::default() }).await;
     let redis = &stage.world.redis;
     let set = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg(REDIS_PASSWORD).to_owned();
     set.exec_async(&mut redis.client().await).await.unwrap();
@@ -84,6 +85,9 @@ async fn stage() -> (Stage, Env) {
         .with("REDIS_URL", redis_url(&stage))
         .with("DINGTALK_NOTIFICATION_WEBHOOK", stage.robot.webhook(TOKEN))
         .with("DINGTALK_NOTIFICATION_SECRET", SECRET)
+        .with("NAMED_WEBHOOK", stage.robot.webhook(&format!("{TOKEN}named")))
+        .with("NAMED_SECRET", SECRET)
+        .with("EVIL_WEBHOOK", format!("https://evil.example/?access_token={TOKEN}"))
         .with("NOTIFICATION_LOG", "trace");
     (stage, env)
 }
@@ -92,30 +96,41 @@ fn redis_url(stage: &Stage) -> String {
     format!("redis://:{REDIS_PASSWORD}@{}/", stage.world.redis.address())
 }
 
-/// Every answer that a robot may give, each repeating what it should not.
-fn answers(stage: &Stage) -> Vec<(String, Do)> {
-    let webhook = stage.robot.webhook(TOKEN);
-    let escaped = webhook.replace('/', "\\/");
-    let echo = format!("{webhook} {escaped} {TOKEN} {SECRET}");
-    let reply = |status: u16, body: String| Do::Reply {
+/// Every answer that a robot may give, each repeating what it should not. Each is of a robot of its own: one that refuses
+/// is paused.
+fn misbehave(stage: &Stage) -> Vec<String> {
+    const CODES: [i64; 11] = [0, -1, 88, 40035, 300001, 310000, 400013, 410100, 430101, 460101, 123_456];
+    let mut tokens = Vec::new();
+    let mut add = |answer: &dyn Fn(&str, &str) -> Do| {
+        let token = format!("{TOKEN}{:04}", tokens.len());
+        let webhook = stage.robot.webhook(&token);
+        let echo = format!("{webhook} {} {token}", webhook.replace('/', "\\/"));
+        stage.robot.script([Rule::new(answer(&token, &echo)).robot(token.as_str()).forever()]);
+        tokens.push(token);
+    };
+    let reply = |status: u16, echo: &str, body: String| Do::Reply {
         status,
         body,
-        headers: [("location".to_owned(), webhook.clone()), ("retry-after".to_owned(), "3600".to_owned())].into(),
+        headers: [("location", echo), ("retry-after", "3600")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
     };
-    let mut answers: Vec<Do> =
-        [200, 302, 400, 401, 403, 404, 413, 429, 500, 502, 503, 504].map(|status| reply(status, echo.clone())).into();
-    for code in [0, -1, 88, 40035, 300001, 310000, 400013, 410100, 430101, 460101, 123_456] {
-        answers
-            .push(Do::Errcode { code, msg: format!("{}{echo}", " ".repeat(usize::try_from(code % 97).unwrap_or(0))) });
+    for status in [200, 302, 400, 401, 403, 404, 413, 429, 500, 502, 503, 504] {
+        add(&|_, echo| reply(status, echo, echo.to_owned()));
+    }
+    for code in CODES {
+        add(&|_, echo| Do::Errcode { code, msg: echo.to_owned() });
     }
     // Where a reason is cut, there is a token.
-    answers.extend(
-        [130, 150, 170, 190].map(|before| Do::Errcode { code: 310_000, msg: format!("{}{TOKEN}", "x".repeat(before)) }),
-    );
-    answers.push(reply(200, format!("<html>{}</html>", echo.repeat(20))));
-    answers.push(reply(200, format!(r#"{{"errcode": "{TOKEN}", "errmsg": 5}}"#)));
-    answers.extend([Do::Html, Do::DropAfterReading, Do::DropBeforeReading, Do::Hang]);
-    answers.into_iter().enumerate().map(|(n, answer)| (format!("answer {n}."), answer)).collect()
+    for before in (120..=200).step_by(16) {
+        add(&|token, _| Do::Errcode { code: 310_000, msg: format!("{}{token}", "x".repeat(before)) });
+    }
+    add(&|_, echo| reply(200, echo, format!("<html>{}</html>", echo.repeat(20))));
+    add(&|token, echo| reply(200, echo, format!(r#"{{"errcode": "{token}", "errmsg": 5}}"#)));
+    for answer in [Do::Html, Do::DropAfterReading, Do::DropBeforeReading, Do::Hang] {
+        add(&|_, _| answer.clone());
+    }
+    tokens
 }
 
 /// Targets that cannot be sent to, each with a token in it.
@@ -157,14 +172,24 @@ async fn publish(stage: &Stage, event_type: &str, payload: Value, options: Value
 /// Events that go wrong in every way there is.
 async fn publish_all(stage: &Stage, closed: u16) {
     let text = |text: &str| json!({ "text": format!("{text} {PAYLOAD}"), "more": PAYLOAD });
-    for (marker, answer) in answers(stage) {
-        // What knows no body cannot be told by it.
-        if matches!(answer, Do::DropBeforeReading) {
-            stage.robot.script([Rule::new(answer)]);
-        } else {
-            stage.robot.script([Rule::new(answer).containing(marker.as_str()).forever()]);
-        }
-        publish(stage, "plain", text(&marker), json!({}), "default").await;
+    for token in misbehave(stage) {
+        publish(stage, "plain", text("answer"), json!({}), &stage.robot.webhook(&token)).await;
+    }
+    // Of a robot that signs, by its name and by default.
+    for token in [TOKEN.to_owned(), format!("{TOKEN}named")] {
+        let msg = format!("{token} {SECRET} {}", stage.robot.webhook(&token));
+        stage.robot.script([Rule::new(Do::Errcode { code: -1, msg }).robot(token).containing("busy").forever()]);
+    }
+    publish(stage, "plain", text("busy"), json!({}), "named").await;
+    publish(stage, "plain", text("busy"), json!({}), "default").await;
+    // Named robots, whose references lead nowhere, to what is no webhook, or to a webhook that is refused.
+    let names = "insert into notification_channels (name, webhook, secret) values
+        ('named', 'env:NAMED_WEBHOOK', 'env:NAMED_SECRET'), ('unset', 'env:NO_SUCH_VARIABLE', null),
+        ('database', 'env:DATABASE_URL', null), ('redis', 'env:REDIS_URL', null), ('secret', 'env:NAMED_SECRET', null),
+        ('evil', 'env:EVIL_WEBHOOK', null), ('nowhere', 'file:/nowhere', null), ('unsigned', 'env:NAMED_WEBHOOK', 'env:NO_SUCH')";
+    stage.world.client().batch_execute(names).await.unwrap();
+    for name in ["named", "unset", "database", "redis", "secret", "evil", "nowhere", "unsigned"] {
+        publish(stage, "plain", text("named"), json!({}), name).await;
     }
     for target in targets(closed) {
         publish(stage, "plain", text("target"), json!({}), &target).await;
@@ -250,6 +275,11 @@ async fn nothing_is_shown_in_any_place_when_everything_fails() {
     let view = rows(&stage, "select to_jsonb(s)::text from notification_status s").await;
     assert!(view.contains("***"), "something was masked");
     is_clean("the status view", &view);
+    for robots in ["notification_robot_status", "notification_robots", "notification_channels"] {
+        let shown = rows(&stage, &format!("select to_jsonb(r)::text from {robots} r")).await;
+        assert!(!shown.is_empty());
+        is_clean(robots, &shown);
+    }
     let table = "select (to_jsonb(e) - 'target' - 'payload' - 'options')::text from notification_events e";
     is_clean("a column other than target, payload and options", &rows(&stage, table).await);
 

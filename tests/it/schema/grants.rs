@@ -12,6 +12,7 @@ use crate::harness::servers::Database;
 /// What any role may, as PostgreSQL grants it: functions that reveal and change nothing, or fail inside.
 const EVERYBODY: &[&str] = &[
     "execute notification_grant",
+    "execute notification_lanes",
     "execute notification_mask_target",
     "execute notification_uuid_v7",
     "execute notification_wake_relay",
@@ -32,23 +33,34 @@ const KINDS: [(&str, &[&str]); 4] = [
              retry_count, created_at, updated_at) on notification_events",
         ],
     ),
-    ("reader", &["select on notification_status"]),
+    ("reader", &["select on notification_robot_status", "select on notification_status"]),
     (
         "operator",
         &[
+            "delete on notification_channels",
             "execute notification_cancel",
             "execute notification_replay",
             "execute notification_reschedule",
+            "execute notification_robot_pause",
+            "execute notification_robot_resume",
+            "insert on notification_channels",
+            "select on notification_channels",
+            "select on notification_robot_status",
             "select on notification_status",
+            "update on notification_channels",
         ],
     ),
     (
         "relay",
         &[
+            "insert on notification_robots",
+            "select on notification_channels",
             "select on notification_events",
+            "select on notification_robots",
             "select on notification_status",
             "select on postbell_schema_history",
             "update on notification_events",
+            "update on notification_robots",
         ],
     ),
 ];
