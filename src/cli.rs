@@ -81,7 +81,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(error) => {
             complain(&format!("postbell: {error:#}"));
             if let Some(hint) = crate::db::hint(&error) {
-                complain(hint);
+                complain(&hint);
             }
             ExitCode::from(exit_code(&error))
         }
