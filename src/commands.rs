@@ -5,6 +5,7 @@ pub mod migrate;
 mod outcome;
 pub mod publish;
 pub mod relay;
+pub mod robots;
 pub mod run;
 pub mod sandbox;
 pub mod status;

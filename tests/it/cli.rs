@@ -8,7 +8,7 @@ use crate::harness::stage::Stage;
 use crate::harness::{SOON, World, eventually};
 
 /// Runs a command to its end: exit code, standard output, standard error.
-async fn ended(arguments: &[&str], env: &Env) -> (i32, String, String) {
+pub(crate) async fn ended(arguments: &[&str], env: &Env) -> (i32, String, String) {
     let mut postbell = Postbell::start(arguments, env);
     let code = postbell.exit_status(SOON).await.code().unwrap();
     (code, postbell.stdout().join("\n"), postbell.stderr().join("\n"))
@@ -148,7 +148,7 @@ async fn status_shows_events_as_a_table_and_as_json_without_payload_or_token() {
 }
 
 /// One plain HTTP request to a health address: status line and body.
-async fn get(address: &str, path: &str) -> (String, String) {
+pub(crate) async fn get(address: &str, path: &str) -> (String, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
