@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{consume, migrate, publish, relay, run, sandbox, status, template};
+use crate::commands::{consume, migrate, publish, relay, robots, run, sandbox, status, template};
 use crate::config;
 
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
@@ -25,7 +25,8 @@ pub const EXIT_NOT_YET: u8 = 75;
 #[derive(Parser, Debug)]
 #[command(name = "postbell", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Settings are options and environment variables, shown with each other; the option wins.\n\
-                        Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet (publish --wait).")]
+                        Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet (publish --wait, \
+                        robots test).")]
 pub struct Cli {
     #[command(flatten)]
     log: config::Log,
@@ -47,6 +48,8 @@ enum Command {
     Publish(publish::Args),
     /// Show what became of events
     Status(status::Args),
+    /// Show robots, add and remove them, pause, resume and test them
+    Robots(robots::Args),
     /// A strict stand-in for the DingTalk robot, with a page that shows the group
     Sandbox(sandbox::Args),
     /// Check and preview templates
@@ -76,6 +79,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Publish(args) => publish::run(args),
         Command::Status(args) => status::run(args),
+        Command::Robots(args) => robots::run(args),
         Command::Sandbox(args) => sandbox::run(args),
         Command::Template(command) => template::run(command),
     };
@@ -84,7 +88,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(error) => {
             complain(&format!("postbell: {error:#}"));
             if let Some(hint) = crate::db::hint(&error) {
-                complain(hint);
+                complain(&hint);
             }
             ExitCode::from(exit_code(&error))
         }
@@ -167,12 +171,13 @@ fn missing(error: &clap::Error) -> Option<String> {
     Some(format!("postbell: {} is not set; --help and .env.example say what it is", named.join(", ")))
 }
 
-/// The environment variable behind a flag, and whether its value is a secret.
+/// The environment variable behind a flag, and whether its value is a secret, be it of one command only.
 fn setting(flag: &str) -> Option<(Option<String>, bool)> {
     fn find(command: &clap::Command, long: &str) -> Option<(Option<String>, bool)> {
-        let own = command.get_arguments().find(|arg| arg.get_long() == Some(long));
+        let own = command.get_arguments().filter(|arg| arg.get_long() == Some(long));
         own.map(|arg| (arg.get_env().map(|env| env.to_string_lossy().into_owned()), arg.is_hide_env_values_set()))
-            .or_else(|| command.get_subcommands().find_map(|sub| find(sub, long)))
+            .chain(command.get_subcommands().filter_map(|sub| find(sub, long)))
+            .reduce(|(variable, secret), (other, also)| (variable.or(other), secret || also))
     }
     find(&Cli::command(), flag.trim_start_matches('-'))
 }
@@ -249,6 +254,34 @@ mod tests {
             assert!(message.contains("NOTIFICATION_ALLOWED_HOSTS (--allowed-hosts): given a URL"), "{message}");
             assert!(message.contains("without scheme, path or wildcard") && !message.contains("hunter2"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_secret_in_the_place_of_a_reference_is_not_shown() {
+        for (flag, given) in [
+            ("--webhook", "https://oapi.dingtalk.com/robot/send?access_token=hunter2"),
+            ("--webhook", "env:https://hunter2"),
+            ("--secret", "SEChunter2"),
+            ("--secret", "file:hunter2"),
+            ("--pool", "a,https://h/?access_token=hunter2"),
+        ] {
+            let add = ["postbell", "robots", "add", "hr", "--database-url", "x", flag, given];
+            let message = bad_value(&Cli::try_parse_from(add).unwrap_err()).unwrap();
+            assert!(message.starts_with(&format!("postbell: {flag}: given a value that is not shown")), "{message}");
+            assert!(message.contains("; allowed: ") && !message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn robots_alone_lists_them_and_its_subcommands_need_nothing_before_them() {
+        let database = ["--database-url", "x"];
+        for words in
+            [&["robots"][..], &["robots", "--json"], &["robots", "list", "--json"], &["robots", "resume", "hr"]]
+        {
+            Cli::try_parse_from([&["postbell"], words, &database].concat()).unwrap();
+        }
+        let early = ["postbell", "robots", "--database-url", "x", "resume", "hr"];
+        assert_eq!(Cli::try_parse_from(early).unwrap_err().kind(), ErrorKind::ArgumentConflict);
     }
 
     #[test]

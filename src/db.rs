@@ -190,9 +190,14 @@ impl fmt::Debug for Failed {
 
 /// The SQLSTATE in a chain of causes; none means that the server was not reached.
 fn code(error: &anyhow::Error) -> Option<&SqlState> {
+    of_server(error)?.code()
+}
+
+/// The server's error in a chain of causes.
+fn of_server(error: &anyhow::Error) -> Option<&tokio_postgres::Error> {
     error.chain().find_map(|cause| match cause.downcast_ref::<Failed>() {
-        Some(Failed(error)) => error.code(),
-        None => cause.downcast_ref::<tokio_postgres::Error>()?.code(),
+        Some(Failed(error)) => Some(error),
+        None => cause.downcast_ref::<tokio_postgres::Error>(),
     })
 }
 
@@ -224,14 +229,30 @@ pub fn refuses_for_good(error: &anyhow::Error) -> bool {
 }
 
 /// What to do about a failure that newcomers meet.
-pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
-    match code(error)?.code() {
+pub fn hint(error: &anyhow::Error) -> Option<String> {
+    let refusal = of_server(error)?.as_db_error()?;
+    match refusal.code().code() {
         // undefined function, undefined table
-        "42883" | "42P01" => Some("postbell: has postbell migrate been run on this database?"),
-        "42501" => {
-            Some("postbell: an owner gives a role what it needs with: select notification_grant('role', 'writer')")
-        }
+        "42883" | "42P01" => Some("postbell: has postbell migrate been run on this database?".to_owned()),
+        "42501" => Some(format!(
+            "postbell: an owner gives a role what it needs with: select notification_grant('role', '{}')",
+            grant_for(refusal.message())
+        )),
         _ => None,
+    }
+}
+
+/// The kind of role that may use what a refusal names; in every language it names it.
+fn grant_for(refusal: &str) -> &'static str {
+    let names = |names: &[&str]| names.iter().any(|name| refusal.contains(name));
+    if names(&["notification_status", "notification_robot_status"]) {
+        "reader"
+    } else if names(&["notification_channels", "notification_robot_pause", "notification_robot_resume"]) {
+        "operator"
+    } else if names(&["postbell_schema_history", "notification_robots", "notification_lanes"]) {
+        "relay"
+    } else {
+        "writer"
     }
 }
 
@@ -263,6 +284,23 @@ mod tests {
             let error = refused(url);
             assert!(error.starts_with("DATABASE_URL (--database-url): ") && error.contains(says), "{error}");
             assert!(!error.contains("SECRET"), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_lacks_a_right_is_told_the_grant_that_gives_it() {
+        for (refusal, kind) in [
+            ("permission denied for function notification_publish", "writer"),
+            ("permission denied for table notification_events", "writer"),
+            ("permission denied for schema public", "writer"),
+            ("permission denied for view notification_status", "reader"),
+            ("permission denied for view notification_robot_status", "reader"),
+            ("permission denied for table notification_channels", "operator"),
+            ("permission denied for table postbell_schema_history", "relay"),
+            ("permission denied for table notification_robots", "relay"),
+            ("keine Berechtigung für Funktion notification_robot_pause", "operator"),
+        ] {
+            assert_eq!(grant_for(refusal), kind, "{refusal}");
         }
     }
 }

@@ -26,6 +26,8 @@
 //! - A line that holds only blocks and comments leaves no line behind.
 //! - Values are text (see `escape`), line breaks show as written (see `tidy`); `|safe` lets a value's Markdown through.
 //! - `<template_id>.digest.md` renders several events of that template as one: `events`, their payloads, and `count`.
+//! - `postbell.test`, what `postbell robots test` sends, is there without a file; a file of that name takes its place and
+//!   gets `robot`, `text` and `at`.
 
 mod address;
 mod digest;
@@ -65,6 +67,8 @@ pub type Payload = serde_json::Map<String, serde_json::Value>;
 pub struct Templates {
     environment: Environment<'static>,
     forms: BTreeMap<Form, Result<Template, Problem>>,
+    /// Rendered like those of the folder, but not listed among them.
+    built_in: BTreeMap<Form, Template>,
     problems: Vec<Problem>,
 }
 
@@ -154,7 +158,7 @@ impl Templates {
         folder::load(dir)
     }
 
-    /// The ids of all templates, broken ones included, in order.
+    /// The ids of all templates of the folder, broken ones included, in order.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.forms.keys().filter_map(|form| match form {
             Form::Single(id) => Some(id.as_str()),
@@ -162,9 +166,9 @@ impl Templates {
         })
     }
 
-    /// Whether there is such a template, broken or not.
+    /// Whether there is such a template, broken or not, or built in.
     pub fn contains(&self, template_id: &str) -> bool {
-        self.forms.contains_key(&Form::Single(template_id.to_owned()))
+        self.form(&Form::Single(template_id.to_owned())).is_some()
     }
 
     /// What is wrong in the folder, in the order of its files.
@@ -180,7 +184,7 @@ impl Templates {
     /// The variables that the template may ask for, such as `candidate.name`, in order; a function of the engine or
     /// `event` is none.
     pub fn variables(&self, template_id: &str) -> BTreeSet<String> {
-        let Some(Ok(template)) = self.forms.get(&Form::Single(template_id.to_owned())) else {
+        let Some(Ok(template)) = self.form(&Form::Single(template_id.to_owned())) else {
             return BTreeSet::new();
         };
         let buttons = template.buttons.iter().flat_map(|button| [&button.title, &button.url]);
@@ -210,8 +214,13 @@ impl Templates {
         self.render_form(&Form::Digest(template_id.to_owned()), &Value::from(variables))
     }
 
+    fn form(&self, form: &Form) -> Option<Result<&Template, &Problem>> {
+        let of_the_folder = self.forms.get(form).map(Result::as_ref);
+        of_the_folder.or_else(|| self.built_in.get(form).map(Ok))
+    }
+
     fn render_form(&self, form: &Form, context: &Value) -> Result<Message, RenderError> {
-        let template = match self.forms.get(form) {
+        let template = match self.form(form) {
             Some(Ok(template)) => template,
             Some(Err(problem)) => return Err(RenderError(format!("template {form} is broken: {problem}"))),
             None => return Err(self.unknown(form)),

@@ -46,7 +46,7 @@ create table public.notification_channels (
     created_at  timestamptz not null default now(),
     updated_at  timestamptz not null default now(),
 
-    constraint name_must_be_1_to_40_letters_digits_or_any_of_dot_dash_underscore
+    constraint name_must_be_1_to_40_letters_digits_dots_dashes_or_underscores
         check (name ~ '^[[:alnum:]_.-]{1,40}$'),
     constraint channel_must_be_dingtalk
         check (channel = 'dingtalk'),
@@ -60,7 +60,7 @@ create table public.notification_channels (
         check (cardinality(robots) between 1 and 20 and array_position(robots, null) is null and name <> all (robots)),
     constraint a_pool_has_no_secret_and_no_rate_of_its_own
         check (robots is null or (secret is null and rate is null)),
-    constraint rate_must_be_off_or_a_count_to_999_per_duration_such_as_18_per_60s
+    constraint rate_must_be_off_or_a_count_and_a_duration_such_as_18_slash_60s
         check (rate ~ '^(off|[1-9][0-9]{0,2}/[1-9][0-9]{0,6}(ms|s|m|h))$')
 );
 
@@ -228,8 +228,10 @@ select
         then robot.rate_limit || ' in ' || extract(epoch from robot.rate_window)::real || ' s'
         when robot.name is not null then 'no budget'
     end as rate,
-    greatest(robot.rate_limit - robot.urgent_reserve - taken.count, 0) as budget_left,
-    greatest(robot.rate_limit - taken.count, 0) as urgent_budget_left,
+    case when robot.rate_limit is not null
+        then greatest(robot.rate_limit - robot.urgent_reserve - taken.count, 0)
+    end as budget_left,
+    case when robot.rate_limit is not null then greatest(robot.rate_limit - taken.count, 0) end as urgent_budget_left,
     taken.first_free_at,
     robot.cool_until, robot.cool_reason,
     robot.paused_at, robot.paused_by, robot.pause_reason, robot.probe_at,
@@ -306,6 +308,7 @@ end
 $$;
 
 revoke execute on function
+    public.notification_lanes(),
     public.notification_robot_pause(text, text, text),
     public.notification_robot_resume(text)
 from public;

@@ -6,12 +6,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::time::Instant;
-use tokio_postgres::error::DbError;
 use uuid::Uuid;
 
-use super::block_on;
-use crate::cli::{BadConfiguration, NotYet};
+use super::{block_on, explain, outcome};
+use crate::cli::BadConfiguration;
 use crate::config;
 use crate::db::{self, Database, Durability};
 
@@ -75,10 +73,6 @@ pub struct Args {
     database: config::Database,
 }
 
-/// The pauses between two looks at an event that is waited for.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
 /// Inserts the event, prints its id, and waits for it where asked to.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let payload = object("--payload", &read(&args.payload)?)?;
@@ -103,56 +97,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 ],
             )
             .await
-            .map_err(explain)?;
+            .map_err(|error| explain("the event", error))?;
         let id: Uuid = published.get(0);
         // Flushed with the line: whoever reads it may act on it while we wait.
         writeln!(std::io::stdout().lock(), "{id}")?;
-        match args.wait {
-            Some(seconds) => wait(&client, id, Duration::from_secs(seconds.into())).await,
-            None => Ok(()),
-        }
+        let Some(seconds) = args.wait else { return Ok(()) };
+        let most = Duration::from_secs(seconds.into());
+        outcome::wait(&client, id, most, |_| false).await?.end(most)
     })
-}
-
-/// Looks at the row until its event is complete; standard output stays the id's alone.
-async fn wait(client: &tokio_postgres::Client, id: Uuid, most: Duration) -> anyhow::Result<()> {
-    let look = client
-        .prepare("select status, detail, last_error, robot from notification_status where id = $1")
-        .await
-        .context("the event was published, but --wait reads notification_status: grant the role reader, too")?;
-    let deadline = Instant::now() + most;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let row = client.query_opt(&look, &[&id]).await.context("waiting for the event, which was published")?;
-        let row = row.context("the event was published, and is gone by now")?;
-        let text = |column: &str| row.get::<_, Option<String>>(column);
-        let (status, why) = (text("status").unwrap_or_default(), text("last_error"));
-        match status.as_str() {
-            "delivered" => {
-                let robot = text("robot").unwrap_or_default();
-                writeln!(std::io::stderr().lock(), "delivered to {robot}")?;
-                return Ok(());
-            }
-            "failed" | "cancelled" => anyhow::bail!("{status}: {}", why.as_deref().unwrap_or("no reason is recorded")),
-            _ => {}
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let detail = text("detail").map(|detail| format!(" ({detail})")).unwrap_or_default();
-            let why = why.map(|why| format!("; last error: {why}")).unwrap_or_default();
-            return Err(NotYet(format!("still {status} after {} s{detail}{why}", most.as_secs())).into());
-        }
-        tokio::time::sleep(pause.min(left)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-/// A row that the database refuses is bad usage; the constraint's name says what is allowed.
-fn explain(error: tokio_postgres::Error) -> anyhow::Error {
-    match error.as_db_error().and_then(DbError::constraint) {
-        Some(rule) => BadConfiguration(format!("the event was refused: {}", rule.replace('_', " "))).into(),
-        None => anyhow::Error::new(db::Failed::from(error)).context("the event was not inserted"),
-    }
 }
 
 fn read(given: &str) -> anyhow::Result<String> {

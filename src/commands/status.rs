@@ -8,7 +8,7 @@ use comfy_table::presets::NOTHING;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::block_on;
+use super::{block_on, cut};
 use crate::config;
 use crate::db::{self, Database, Durability};
 
@@ -113,7 +113,7 @@ fn text(value: Option<&Value>) -> String {
 fn shorten(column: &str, text: &str) -> String {
     match column {
         "created_at" => text.chars().take(19).collect::<String>().replace('T', " "),
-        "last_error" if text.chars().count() > 100 => text.chars().take(99).chain(['…']).collect(),
+        "last_error" => cut(text, 100),
         _ => text.to_owned(),
     }
 }

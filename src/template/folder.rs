@@ -12,6 +12,9 @@ use super::{ButtonNames, Form, LoadError, Problem, Template, Templates, engine, 
 /// More than a template could ever render to.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
+/// Templates that are there without a file, by id, with their text as Markdown.
+const BUILT_IN: [(&str, &str); 1] = [("postbell.test", include_str!("postbell.test.md"))];
+
 /// Reads the folder; see [`Templates::load`].
 pub(super) fn load(dir: &Path) -> Result<Templates, LoadError> {
     let unreadable = |error: &dyn std::fmt::Display| {
@@ -25,7 +28,7 @@ pub(super) fn load(dir: &Path) -> Result<Templates, LoadError> {
     let mut forms = BTreeMap::new();
     for (form, files) in files {
         let template = match files.as_slice() {
-            [file] => parse(&mut environment, file, &form),
+            [file] => load_file(&mut environment, file, &form),
             _ => Err(problem(&files[0], None, format!("{} stands beside it; keep one of them", name(&files[1])))),
         };
         forms.insert(form, template);
@@ -40,7 +43,17 @@ pub(super) fn load(dir: &Path) -> Result<Templates, LoadError> {
         lonely.then_some(Problem { file, line: None, text })
     }));
     problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-    Ok(Templates { environment, forms, problems })
+    let mut built_in = BTreeMap::new();
+    for (id, text) in BUILT_IN {
+        let form = Form::Single(id.to_owned());
+        // A file of the same id takes its place, also one that is broken: whoever wrote it shall hear of it.
+        if !forms.contains_key(&form) {
+            let file = PathBuf::from(format!("{id}.md"));
+            let template = parse(&mut environment, &file, text, &form).map_err(|problem| unreadable(&problem))?;
+            built_in.insert(form, template);
+        }
+    }
+    Ok(Templates { environment, forms, built_in, problems })
 }
 
 /// The files of each form; two of one form are one too many.
@@ -72,11 +85,15 @@ fn problem(path: &Path, line: Option<usize>, text: String) -> Problem {
     Problem { file: name(path), line, text }
 }
 
-/// Reads one file and adds its body and its title to the environment.
-fn parse(environment: &mut Environment<'static>, path: &Path, form: &Form) -> Result<Template, Problem> {
-    let file = read(path).map_err(|text| problem(path, None, text))?;
+fn load_file(environment: &mut Environment<'static>, path: &Path, form: &Form) -> Result<Template, Problem> {
+    let text = read(path).map_err(|text| problem(path, None, text))?;
+    parse(environment, path, &text, form)
+}
+
+/// Parses the text of a file, and adds its body and its title to the environment.
+fn parse(environment: &mut Environment<'static>, path: &Path, file: &str, form: &Form) -> Result<Template, Problem> {
     let wrong = |wrong: front_matter::Wrong| problem(path, wrong.line, wrong.text);
-    let (yaml, body, lines) = front_matter::split(&file).map_err(wrong)?;
+    let (yaml, body, lines) = front_matter::split(file).map_err(wrong)?;
     let FrontMatter { title, kind, buttons, mentions } =
         yaml.map_or_else(|| Ok(FrontMatter::default()), front_matter::read).map_err(wrong)?;
     let by_name = if path.extension().is_some_and(|extension| extension == "md") { Kind::Markdown } else { Kind::Text };

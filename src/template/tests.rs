@@ -424,3 +424,41 @@ fn no_value_of_the_payload_gets_into_an_error_by_any_way() {
         }
     }
 }
+
+#[test]
+fn the_built_in_template_is_there_without_a_file_and_is_not_listed_among_those_of_the_folder() {
+    let templates = Folder::new(&[("a.md", "x")]).load();
+    assert!(templates.contains("postbell.test"));
+    assert_eq!(templates.problems(), []);
+    assert_eq!(templates.ids().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(templates.variables("postbell.test").into_iter().collect::<Vec<_>>(), ["at", "robot", "text"]);
+    let unknown = templates.render("b", &FACTS, &Payload::new()).unwrap_err();
+    assert_eq!(unknown.to_string(), "unknown template \"b\"; the folder has: a");
+
+    let message = |payload: serde_json::Value| {
+        let message = templates.render("postbell.test", &FACTS, payload.as_object().unwrap()).unwrap();
+        assert_eq!((message.title.as_str(), &message.format), ("🔔 postbell", &Format::Markdown));
+        message.body
+    };
+    let at = "2026-11-27T10:43:00.5+00:00";
+    let whole = message(json!({"robot": "hr", "text": "告警", "at": at}));
+    for line in ["机器人工作正常。The robot works.", "**hr**", "告警", "2026-11-27 18:43:00 +08:00"] {
+        assert!(whole.contains(line), "{whole}");
+    }
+    let least = message(json!({"robot": null, "text": null, "at": at}));
+    assert!(!least.contains("**") && least.contains("18:43:00"), "{least}");
+}
+
+#[test]
+fn a_file_takes_the_place_of_the_built_in_template_also_where_it_is_broken() {
+    for file in ["postbell.test.md", "postbell.test.txt"] {
+        let templates = Folder::new(&[(file, "${text} of ours")]).load();
+        assert_eq!(templates.ids().collect::<Vec<_>>(), ["postbell.test"]);
+        let payload = json!({"text": "one"});
+        let message = templates.render("postbell.test", &FACTS, payload.as_object().unwrap()).unwrap();
+        assert_eq!(message.body, "one of ours");
+    }
+    let templates = Folder::new(&[("postbell.test.md", "${text")]).load();
+    let error = templates.render("postbell.test", &FACTS, &Payload::new()).unwrap_err();
+    assert!(error.to_string().starts_with("template postbell.test is broken: postbell.test.md:1"), "{error}");
+}

@@ -8,7 +8,7 @@ use crate::harness::stage::Stage;
 use crate::harness::{SOON, World};
 
 /// Runs a command to its end: exit code, standard output, standard error.
-async fn ended(arguments: &[&str], env: &Env) -> (i32, String, String) {
+pub(crate) async fn ended(arguments: &[&str], env: &Env) -> (i32, String, String) {
     let mut postbell = Postbell::start(arguments, env);
     let code = postbell.exit_status(SOON).await.code().unwrap();
     (code, postbell.stdout().join("\n"), postbell.stderr().join("\n"))

@@ -5,18 +5,7 @@ use postbell::sandbox::{Do, Rule};
 use crate::harness::process::Postbell;
 use crate::harness::servers::Postgres;
 use crate::harness::stage::Stage;
-use crate::harness::{SOON, eventually};
-
-/// One plain HTTP request to a health address: status line and body.
-async fn get(address: &str, path: &str) -> (String, String) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
+use crate::harness::{SOON, eventually, get};
 
 /// Where a process serves its health.
 async fn address(postbell: &Postbell) -> String {

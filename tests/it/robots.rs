@@ -1,6 +1,7 @@
 //! Robots that take so much and no more: budget, digests, cool-down, pause, targets and pools.
 
 mod budget;
+mod cli;
 mod digest;
 mod rest;
 

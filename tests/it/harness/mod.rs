@@ -71,6 +71,17 @@ impl World {
     }
 }
 
+/// One plain HTTP request to a health address: status line and body.
+pub(crate) async fn get(address: &str, path: &str) -> (String, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
 /// Waits until the closure has an answer; panics at the deadline, saying what it waited for.
 pub(crate) async fn eventually<T, F>(deadline: Duration, what: &str, mut look: impl FnMut() -> F) -> T
 where

@@ -12,7 +12,6 @@ use crate::harness::servers::Database;
 /// What any role may, as PostgreSQL grants it: functions that reveal and change nothing, or fail inside.
 const EVERYBODY: &[&str] = &[
     "execute notification_grant",
-    "execute notification_lanes",
     "execute notification_mask_target",
     "execute notification_uuid_v7",
     "execute notification_wake_relay",
@@ -53,6 +52,7 @@ const KINDS: [(&str, &[&str]); 4] = [
     (
         "relay",
         &[
+            "execute notification_lanes",
             "insert on notification_robots",
             "select on notification_channels",
             "select on notification_events",

@@ -118,9 +118,14 @@ impl Database {
         connect(&self.url).await
     }
 
+    /// A connection string, as another role.
+    pub(crate) fn url_as(&self, role: &str) -> String {
+        self.url.replacen("postgres@", &format!("{role}@"), 1)
+    }
+
     /// A new connection as another role.
     pub(crate) async fn client_as(&self, role: &str) -> Client {
-        connect(&self.url.replacen("postgres@", &format!("{role}@"), 1)).await
+        connect(&self.url_as(role)).await
     }
 }
 
