@@ -92,7 +92,7 @@ async fn a_webhook_or_a_secret_in_the_place_of_a_reference_is_refused_and_not_sh
         } else if words.contains("--pool") {
             "allowed: names of robots, comma-separated"
         } else {
-            "name must be 1 to 40 letters digits or any of dot dash"
+            "name must be 1 to 40 letters digits dots dashes or underscores"
         };
         assert!(refused.contains(allowed), "{refused}");
     }
