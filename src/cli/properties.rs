@@ -85,7 +85,7 @@ mod tests {
     ];
 
     proptest! {
-        #![proptest_config(random::cases(500))]
+        #![proptest_config(random::cases(250))]
 
         #[test]
         fn any_value_of_any_setting_is_read_or_refused_by_name(setting in any::<usize>(), value in random::text(PIECES, 8)) {

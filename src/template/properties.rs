@@ -167,7 +167,7 @@ mod tests {
     ];
 
     proptest! {
-        #![proptest_config(random::cases(300))]
+        #![proptest_config(random::cases(200))]
 
         #[test]
         fn any_payload_becomes_a_message_or_a_reason_without_its_values(json in random::object(KEYS)) {

@@ -109,7 +109,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(random::cases(1_500))]
+        #![proptest_config(random::cases(800))]
 
         #[test]
         fn any_bytes_are_an_answer(status in status(), rest in any::<Option<u64>>(), body in any::<Vec<u8>>()) {
