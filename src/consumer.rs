@@ -5,6 +5,7 @@
 
 mod digest;
 mod dispatch;
+mod held;
 mod letter;
 pub mod policy;
 mod record;
@@ -34,6 +35,7 @@ use crate::store::robots::Granted;
 use crate::store::{Store, Taken, Takes};
 use crate::template::Templates;
 use dispatch::{Dispatch, Ready};
+use held::Held;
 use letter::{Done, Letter, Member};
 use policy::RetryPolicy;
 use record::Recorder;
@@ -98,6 +100,7 @@ struct Hand {
     /// Hints of rows that may kill their consumer: each is taken when nothing else is in hand, so that it takes no
     /// neighbour with it.
     suspects: VecDeque<Hint>,
+    held: Held,
     turns: Turns,
     /// Where what was taken goes.
     dispatch: Dispatch,
@@ -166,6 +169,7 @@ impl<Q: Queue> Consumer<Q> {
             slots: Arc::new(Semaphore::new(self.concurrency)),
             received: VecDeque::new(),
             suspects: VecDeque::new(),
+            held: Held::default(),
             turns: Turns::default(),
             dispatch: Dispatch {
                 sender: self.sender.clone(),
@@ -237,6 +241,7 @@ impl<Q: Queue> Consumer<Q> {
             hand.hints_lost = received.hints_lost.or(hand.hints_lost);
             hand.received.extend(received.hints);
         }
+        hand.received.extend(hand.held.due());
         let hints: Vec<Hint> = hand.received.iter().take(free).cloned().collect();
         if !hints.is_empty() && !stop.is_cancelled() {
             self.take(hand, &hints, false).await?;
@@ -341,6 +346,11 @@ impl<Q: Queue> Consumer<Q> {
             Taken::Alone(id) => {
                 let receipt = receipts.remove(&id).and_then(|mut receipts| receipts.pop());
                 hand.suspects.extend(receipt.map(|receipt| Hint { event_id: id, receipt }));
+            }
+            Taken::Held(id) => {
+                for receipt in receipts.remove(&id).unwrap_or_default() {
+                    hand.held.keep(Hint { event_id: id, receipt });
+                }
             }
             // Its hint stays pending, and is looked at again when its send lease may have run out.
             Taken::Busy(id) | Taken::Digest { id, .. } => drop(receipts.remove(&id)),

@@ -78,8 +78,10 @@ pub enum Taken {
     },
     /// To be taken again when this consumer has nothing else in hand: the next lost lease would be its last.
     Alone(Uuid),
-    /// Another consumer sends it, or a transaction holds it: its hint is needed still.
+    /// Another consumer sends it: its hint is needed still.
     Busy(Uuid),
+    /// Nobody sends it, but a transaction holds it: its hint is needed soon.
+    Held(Uuid),
     /// It has arrived in a message of several events, as another of them knows, and now its row does.
     Arrived {
         /// The row.
@@ -380,6 +382,7 @@ fn taken(row: &Row) -> Taken {
         },
         "delivered" => Taken::Arrived { id, channel: row.get("channel"), template_id: template_id(row) },
         "alone" => Taken::Alone(id),
+        "held" => Taken::Held(id),
         "digest" => Taken::Digest { id, digest_id: row.get("digest_id") },
         _ => Taken::Busy(id),
     }

@@ -5,8 +5,9 @@
 -- $3 alone: the consumer has nothing else in hand
 -- $4 lost leases at which a row is held to kill its consumers
 -- Verdicts: taken; failed (its dead letter follows); alone (to be taken when nothing else is in hand, for the next
--- lost lease would be its last); busy (another consumer sends it, or a transaction holds it: look again later); digest
--- (its outcome is unknown together with others': see take_digest).
+-- lost lease would be its last); busy (another consumer sends it: look again when its lease may have run out); held (a
+-- transaction holds it, such as the claim of a relay that was late: look again soon); digest (its outcome is unknown
+-- together with others': see take_digest).
 with locked as (
     select id, case
             when status = 'delivering' and options ->> 'delivery' = 'at_most_once' then 'unknown_outcome'
@@ -60,7 +61,8 @@ from taken
 union all
 select case
            when e.digest_id is not null and (e.status = 'pending' or e.sending_until < now()) then 'digest'
-           when locked.id is null then 'busy'
+           when locked.id is null and e.status = 'delivering' and e.sending_until >= now() then 'busy'
+           when locked.id is null then 'held'
            else locked.verdict
        end,
        e.id, e.event_type, e.channel, '', null, null, null, null, 0, null, 0, 0, 0, null, null, e.digest_id, null, e.urgent, e.seq,

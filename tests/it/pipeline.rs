@@ -8,7 +8,10 @@ use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use crate::harness::process::Postbell;
+use crate::harness::proxy::{Proxy, Where};
+use crate::harness::servers::Postgres;
 use crate::harness::stage::Stage;
+use crate::harness::wire::Protocol;
 use crate::harness::{SOON, eventually};
 
 async fn dead_letters(stage: &Stage) -> Vec<std::collections::BTreeMap<String, String>> {
@@ -20,6 +23,13 @@ async fn dead_letters(stage: &Stage) -> Vec<std::collections::BTreeMap<String, S
         .await
         .unwrap();
     entries.into_iter().map(|(_, fields)| fields).collect()
+}
+
+/// Adds a hint that no relay has given.
+async fn hint(stage: &Stage, id: Uuid) {
+    let mut xadd = redis::cmd("XADD");
+    xadd.arg("notification:events").arg("*").arg("event_id").arg(id.to_string());
+    xadd.exec_async(&mut stage.world.redis.client().await).await.unwrap();
 }
 
 async fn call(stage: &Stage, function: &str, id: Uuid) -> String {
@@ -339,6 +349,30 @@ async fn a_row_that_somebody_has_locked_holds_up_no_other_outcome() {
 }
 
 #[tokio::test]
+async fn a_row_that_was_locked_when_it_was_to_be_taken_is_sent_soon_after_and_not_a_send_lease_later() {
+    let stage = Stage::new().await;
+    let postgres = Proxy::start(Protocol::Postgres, Postgres::shared().await.address()).await;
+    let env = stage
+        .env
+        .clone()
+        .with("DATABASE_URL", stage.world.database.url_through(&postgres.address()))
+        .with("NOTIFICATION_SEND_LEASE", "10m");
+    let id = stage.publish_one("patience").await;
+    // Without a relay there is no other hint than this one.
+    let consumer = Postbell::start(&["consume"], &env);
+    consumer.wait_for_line("made the consumer group", SOON).await;
+    let relay = stage.world.database.client().await;
+    relay.batch_execute("begin").await.unwrap();
+    relay.execute("select from notification_events where id = $1 for update", &[&id]).await.unwrap();
+    let trap = postgres.at("take", 1, Where::AfterReply);
+    hint(&stage, id).await;
+    trap.sprung().await;
+    relay.batch_execute("rollback").await.unwrap();
+    trap.release();
+    stage.robot.wait_for_messages(1, SOON).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_old_hint_does_not_cut_short_the_wait_for_a_robot() {
     let stage = Stage::new().await;
     let reply = Do::Reply { status: 429, body: String::new(), headers: [("retry-after".into(), "90".into())].into() };
@@ -349,13 +383,7 @@ async fn an_old_hint_does_not_cut_short_the_wait_for_a_robot() {
         stage.column::<bool>(id, "waiting_since is not null").await.then_some(())
     })
     .await;
-    let _: String = redis::cmd("XADD")
-        .arg("notification:events")
-        .arg("*")
-        .arg(&["event_id", &id.to_string()])
-        .query_async(&mut stage.world.redis.client().await)
-        .await
-        .unwrap();
+    hint(&stage, id).await;
     // The old hint is read before the hint of an event for another robot, published after it.
     let after = stage.publish_to(&stage.robot.webhook("another"), "plain", json!({"text": "after"})).await;
     stage.has_status(after, "delivered").await;

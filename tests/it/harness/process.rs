@@ -115,6 +115,11 @@ impl Postbell {
         status
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     fn signal(&self, signal: Signal) {
         // Its pid is its own until it has been waited for.
         if self.child.id().is_some() {
@@ -182,9 +187,11 @@ mod tests {
     async fn a_process_is_asked_frozen_and_killed() {
         let mut asked = shell();
         asked.wait_for_line("ready", SOON).await;
+        assert_eq!(asked.has_ended(), None);
         asked.sigterm();
         asked.wait_for_line("asked", SOON).await;
         assert_eq!(asked.exit_status(SOON).await.code(), Some(7));
+        assert_eq!(asked.has_ended().and_then(|status| status.code()), Some(7));
 
         let mut frozen = shell();
         frozen.wait_for_line("on", SOON).await;

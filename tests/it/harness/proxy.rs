@@ -27,6 +27,9 @@ use super::servers::free_port;
 use super::wire::{Protocol, Step, Wire};
 use super::{SOON, eventually};
 
+/// Most bytes that are read at once.
+const PIECE: usize = 64 * 1024;
+
 /// On which side of a step a trap lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Where {
@@ -275,7 +278,7 @@ async fn serve(shared: Arc<Shared>, client: TcpStream, cut: CancellationToken) {
 
 async fn pump_requests(shared: &Shared, wire: &Mutex<Wire>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let mut bytes = BytesMut::new();
-    while from.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+    while read_piece(&mut from, &mut bytes).await {
         shared.linger().await;
         loop {
             let Some(frame) = wire.lock().unwrap().request(&bytes) else { break };
@@ -299,7 +302,7 @@ async fn pump_requests(shared: &Shared, wire: &Mutex<Wire>, mut from: OwnedReadH
 
 async fn pump_replies(shared: &Shared, wire: &Mutex<Wire>, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let (mut bytes, mut held) = (BytesMut::new(), BytesMut::new());
-    while from.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+    while read_piece(&mut from, &mut bytes).await {
         shared.linger().await;
         loop {
             let (frame, is_wanted) = {
@@ -326,8 +329,14 @@ async fn pump_replies(shared: &Shared, wire: &Mutex<Wire>, mut from: OwnedReadHa
     let _ = to.write_all(&held).await;
 }
 
+/// What has come, as much as there is: a delay is to cost time, and no bandwidth.
+async fn read_piece(from: &mut OwnedReadHalf, bytes: &mut BytesMut) -> bool {
+    bytes.reserve(PIECE);
+    from.read_buf(bytes).await.is_ok_and(|read| read > 0)
+}
+
 /// Reads on while the gate is shut, and returns if the client dies while a trap holds its request.
 async fn dies_in_trap(shared: &Shared, from: &mut OwnedReadHalf, bytes: &mut BytesMut) {
-    while from.read_buf(bytes).await.is_ok_and(|read| read > 0) {}
+    while read_piece(from, bytes).await {}
     let _ = shared.gate.subscribe().wait_for(|gate| *gate == Gate::Trapped).await;
 }

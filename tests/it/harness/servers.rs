@@ -21,10 +21,15 @@ use std::time::{Duration, Instant};
 
 use super::tail;
 
-/// Reads `start` and `stop SIGNAL` from stdin, answers each with a line, and cleans up when stdin ends.
+/// Reads `start` and `stop SIGNAL` from stdin, and `fill` and `empty` where there is a disk, answers each with a line, and
+/// cleans up when stdin ends. A disk is made smaller rather than filled: that takes no memory.
 const SUPERVISOR: &str = r#"
-folder=$1 last_signal=$2 server=
-shift 2
+folder=$1 last_signal=$2 disk=$3 server=
+shift 3
+disk() { mount -t tmpfs -o "$1" postbell-test "$folder/data"; }
+if [ -n "$disk" ]; then
+    mkdir "$folder/data" && disk "size=$disk" || exit 1
+fi
 end() {
     [ -z "$server" ] && return
     kill -s "$1" "$server"
@@ -39,10 +44,19 @@ while read -r verb signal; do
         server=$!
         ;;
     stop) end "$signal" ;;
+    fill)
+        for _ in 1 2 3 4 5 6 7 8 9 10; do
+            used=$(df -k "$folder/data" | awk 'NR == 2 { print $3 }')
+            # It is refused where more has been written in between.
+            disk "remount,size=${used}k" && break
+        done
+        ;;
+    empty) disk "remount,size=$disk" ;;
     esac
     echo done
 done
 end "$last_signal"
+[ -z "$disk" ] || umount "$folder/data"
 rm -rf -- "$folder"
 "#;
 
@@ -61,13 +75,23 @@ struct Pipes {
 impl Server {
     /// Prepares a server with a folder of its own; `command` gets that folder and says what to run.
     fn new(kind: &str, last_signal: &str, command: impl FnOnce(&Path) -> Vec<String>) -> Server {
+        Server::with(kind, last_signal, None, command)
+    }
+
+    /// The same with a disk of its own under `data` in that folder, of so many megabytes, see [`own_disk`].
+    fn with(kind: &str, last_signal: &str, disk: Option<u64>, command: impl FnOnce(&Path) -> Vec<String>) -> Server {
         let user = unprivileged_user();
         let folder = new_folder(kind, user);
-        let mut shell = Command::new("/bin/sh");
+        let (outer, inner): (&[&str], &[&str]) = if disk.is_some() { (&MOUNTING, &SERVING) } else { (&[], &[]) };
+        let words = outer.iter().chain(&["/bin/sh", "-c", SUPERVISOR, "postbell-test-server"]);
+        let mut words = words.copied();
+        let mut shell = Command::new(words.next().unwrap());
         shell
-            .args(["-c", SUPERVISOR, "postbell-test-server"])
+            .args(words)
             .arg(&folder)
             .arg(last_signal)
+            .arg(disk.map(|megabytes| format!("{megabytes}m")).unwrap_or_default())
+            .args(inner)
             .args(command(&folder))
             .current_dir("/")
             // A group of its own: Ctrl-C must end the test, not the shell that cleans up after it.
@@ -113,6 +137,16 @@ impl Server {
         self.tell(&format!("stop {signal}")).await;
     }
 
+    /// Leaves no room on its disk.
+    async fn fill_disk(&self) {
+        self.tell("fill").await;
+    }
+
+    /// Ends [`Self::fill_disk`].
+    async fn empty_disk(&self) {
+        self.tell("empty").await;
+    }
+
     fn log(&self) -> String {
         let bytes = fs::read(self.folder.join("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -140,6 +174,23 @@ impl Drop for Server {
             std::thread::spawn(move || shell.wait());
         }
     }
+}
+
+/// A namespace in which one may mount, without any privilege outside of it, …
+const MOUNTING: [&str; 5] = ["unshare", "--user", "--map-root-user", "--mount", "--"];
+
+/// … and one in it for the server, to which it must not look as if it were root.
+const SERVING: [&str; 5] = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"];
+
+/// Whether a server can have a disk of its own here. Not every system lets an unprivileged user mount one.
+fn own_disk() -> bool {
+    let mut trial = Command::new(MOUNTING[0]);
+    trial.args(&MOUNTING[1..]).args(["/bin/sh", "-c", r#"mount -t tmpfs -o size=1m none /tmp && "$@""#, "trial"]);
+    trial.args(SERVING).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
+    if let Some((uid, gid)) = unprivileged_user() {
+        trial.uid(uid).gid(gid);
+    }
+    trial.status().is_ok_and(|status| status.success())
 }
 
 /// Whom to run servers as: PostgreSQL refuses to run as root.

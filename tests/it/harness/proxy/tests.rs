@@ -125,6 +125,16 @@ async fn a_delay_is_felt_in_both_directions() {
 }
 
 #[tokio::test]
+async fn a_delay_costs_no_bandwidth() {
+    let (_database, proxy, _direct, proxied) = postgres().await;
+    proxy.delay(Duration::from_millis(20));
+    let start = Instant::now();
+    let rows = proxied.query("select repeat('x', 100) from generate_series(1, 2000)", &[]).await.unwrap();
+    assert_eq!(rows.len(), 2000);
+    assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_trap_inside_a_pipeline_lets_pass_what_stands_before_it() {
     let (server, proxy, mut proxied) = redis().await;
     let trap = proxy.at("XADD events", 2, Where::BeforeRequest);

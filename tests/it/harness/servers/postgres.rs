@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OnceCell, mpsc::UnboundedReceiver};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification};
 
-use super::{Server, free_port, on_path, output};
+use super::{Server, free_port, on_path, output, own_disk};
 
 /// Made for tests, but with a meaning to durability: what committed is there after an immediate shutdown (the operating
 /// system survives, so fsync does not matter), and what did not is not.
@@ -25,6 +26,9 @@ const SETTINGS: &[&str] = &[
     "timezone=UTC",
     "log_min_messages=log",
 ];
+
+/// How long a server may take for recovering by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const TEMPLATE: &str = "postbell_template";
 
@@ -44,10 +48,19 @@ impl Postgres {
 
     /// A server of the test's own, to be crashed; it takes about two seconds.
     pub(crate) async fn own() -> Postgres {
+        Postgres::with(None).await
+    }
+
+    /// The same with a disk of so many megabytes, in memory, that can be full; none where this system does not allow it.
+    pub(crate) async fn on_disk_of(megabytes: u64) -> Option<Postgres> {
+        if own_disk() { Some(Postgres::with(Some(megabytes)).await) } else { None }
+    }
+
+    async fn with(disk: Option<u64>) -> Postgres {
         let bin = bin_dir();
         for _ in 0..10 {
             let port = free_port();
-            let server = Server::new("postgres", "QUIT", |folder| command(&bin, folder, port));
+            let server = Server::with("postgres", "QUIT", disk, |folder| command(&bin, folder, port));
             let postgres = Postgres { server, port, dropper: start_dropper(port) };
             if postgres.try_start().await {
                 postgres.admin(&format!("create database {TEMPLATE}")).await;
@@ -73,6 +86,24 @@ impl Postgres {
     /// Starts it again after [`Self::stop_immediate`], on the same port with the same data.
     pub(crate) async fn start(&self) {
         assert!(self.try_start().await, "port {} was taken while PostgreSQL was down", self.port);
+    }
+
+    /// From now on nothing can be added to its disk.
+    pub(crate) async fn fill_disk(&self) {
+        self.server.fill_disk().await;
+    }
+
+    /// Ends [`Self::fill_disk`]. A server that did not survive it is started again.
+    pub(crate) async fn empty_disk(&self) {
+        self.server.empty_disk().await;
+        let start = Instant::now();
+        while tokio_postgres::connect(&self.url("postgres"), NoTls).await.is_err() {
+            if start.elapsed() > PATIENCE {
+                self.stop_immediate().await;
+                return self.start().await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Where it listens.
@@ -219,6 +250,8 @@ fn packaged() -> Vec<PathBuf> {
 }
 
 mod tests {
+    use tokio_postgres::error::SqlState;
+
     use super::*;
 
     #[tokio::test]
@@ -239,5 +272,24 @@ mod tests {
         postgres.start().await;
         let rows = database.client().await.query("select event_type from notification_events", &[]).await.unwrap();
         assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>(), ["kept"]);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_takes_no_more_until_there_is_room() {
+        let Some(postgres) = Postgres::on_disk_of(256).await else {
+            println!("not tried: this system lets nobody mount a disk in a namespace of their own");
+            return;
+        };
+        let client = connect(&postgres.url("postgres")).await;
+        client.batch_execute("create table t (n text); insert into t values ('kept')").await.unwrap();
+        postgres.fill_disk().await;
+        let fill = "insert into t select repeat('x', 1000) from generate_series(1, 1000)";
+        let refused = client.batch_execute(fill).await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::DISK_FULL), "{refused:#}");
+        postgres.empty_disk().await;
+        let client = connect(&postgres.url("postgres")).await;
+        client.batch_execute(fill).await.unwrap();
+        let count: i64 = client.query_one("select count(*) from t", &[]).await.unwrap().get(0);
+        assert_eq!(count, 1001);
     }
 }
