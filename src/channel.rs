@@ -289,7 +289,9 @@ impl Channels {
         };
         let directory = self.directory();
         if let Some(lane) = bound.and_then(|bound| directory.lane(bound)) {
-            return Ok(lane);
+            // Whom to mention the target says: sent again by one robot of a pool it is the same message.
+            let mentions = directory.lane(target).map_or(lane.mentions, |target| target.mentions);
+            return Ok(Lane { mentions, ..lane });
         }
         if !target.contains("://") {
             return directory.lane(target).ok_or_else(|| unknown_target(target, &directory));

@@ -279,7 +279,14 @@ impl<Q: Queue> Consumer<Q> {
             }
         }
         for (digest_id, hints) in digests {
-            letters.extend(self.take_digest(hand, digest_id, hints, alone).await?);
+            match self.take_digest(hand, digest_id, &hints, alone).await {
+                Ok(letter) => letters.extend(letter),
+                // What was taken already is this consumer's to send.
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), %digest_id, "taking a message as a whole failed; trying again");
+                    hints.into_iter().for_each(|hint| hand.held.keep(hint));
+                }
+            }
         }
         let skipped: Vec<Receipt> = receipts.into_values().flatten().collect();
         self.metrics.duplicate_hints.inc_by(skipped.len() as u64);
@@ -294,9 +301,17 @@ impl<Q: Queue> Consumer<Q> {
             let ready = Ready { letter, slot, turn };
             match ready.letter.lane.robots.as_slice() {
                 [] => hand.dispatch.put_back(ready),
-                [robot] if robot.rate().is_none() && !closed.iter().any(|name| name == robot.name()) => {
+                // One that has no row yet gets it where it asks for admission: what is learnt of it is written there. And
+                // there it is stored that an event of a pool goes by the only one that is left.
+                [robot]
+                    if robot.rate().is_none()
+                        && !closed.iter().any(|name| name == robot.name())
+                        && robot.name() == ready.letter.lane.name
+                        && self.watch.knows(robot) =>
+                {
                     let robot = robot.name().to_owned();
-                    hand.dispatch.start(ready, Granted { robot, slot: None, probes: false, merges: false });
+                    let granted = Granted { robot, slot: None, probes: false, merges: false };
+                    hand.dispatch.start(ready, granted, Instant::now());
                 }
                 _ => asking.entry(ready.letter.lane.name.clone()).or_default().push(ready),
             }
@@ -329,7 +344,7 @@ impl<Q: Queue> Consumer<Q> {
             Taken::Unreadable { key, channel, event_type, template_id, trace_id, error } => {
                 let receipts = receipts.remove(&key.id).unwrap_or_default();
                 let template_id = self.sender.known(&template_id).to_owned();
-                let member = Member { key, receipts, channel, event_type, template_id, trace_id };
+                let member = Member { key, receipts, channel, event_type, template_id, trace_id, digest_limit: None };
                 self.metrics.in_hand.inc();
                 hand.dispatch.ended(Done::unsent(member, Outcome::Failed { error, response: None }));
             }
@@ -363,7 +378,7 @@ impl<Q: Queue> Consumer<Q> {
         &self,
         hand: &mut Hand,
         digest_id: Uuid,
-        hints: Vec<Hint>,
+        hints: &[Hint],
         alone: bool,
     ) -> anyhow::Result<Option<Letter>> {
         let deadline = Instant::now() + self.send_lease;
@@ -372,7 +387,7 @@ impl<Q: Queue> Consumer<Q> {
             return Ok(None);
         }
         if verdicts.iter().any(|verdict| matches!(verdict, Taken::Alone(_))) {
-            hand.suspects.extend(hints.into_iter().next());
+            hand.suspects.extend(hints.first().cloned());
             return Ok(None);
         }
         let mut events = Vec::with_capacity(verdicts.len());
@@ -383,7 +398,7 @@ impl<Q: Queue> Consumer<Q> {
                 other => drop(self.judged(hand, other, &mut receipts, deadline)),
             }
         }
-        let receipts: Vec<Receipt> = hints.into_iter().map(|hint| hint.receipt).collect();
+        let receipts: Vec<Receipt> = hints.iter().map(|hint| hint.receipt.clone()).collect();
         if events.is_empty() {
             hand.dispatch.drop_hints(receipts);
             return Ok(None);

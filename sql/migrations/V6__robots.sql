@@ -58,6 +58,8 @@ create table public.notification_channels (
         check ((webhook is null) <> (robots is null)),
     constraint a_pool_names_1_to_20_robots_and_not_itself
         check (cardinality(robots) between 1 and 20 and array_position(robots, null) is null and name <> all (robots)),
+    constraint default_is_a_robot_and_no_pool
+        check (name <> 'default' or robots is null),
     constraint a_pool_has_no_secret_and_no_rate_of_its_own
         check (robots is null or (secret is null and rate is null)),
     constraint rate_must_be_off_or_a_count_and_a_duration_such_as_18_slash_60s
@@ -71,7 +73,8 @@ comment on column public.notification_channels.secret is
     'where its signing secret is: env:VARIABLE or file:/path; null: it does not sign';
 comment on column public.notification_channels.rate is
     'most messages, such as 18/60s, or off; null: NOTIFICATION_ROBOT_RATE';
-comment on column public.notification_channels.enabled is 'false: its events wait';
+comment on column public.notification_channels.enabled is
+    'false: its events wait; of the row default also for the robot in the environment, as rate and the mentions are';
 comment on column public.notification_channels.at_mobiles is
     'mentioned, like at_user_ids and at_all, where neither the event nor its template mentions anybody';
 
@@ -168,8 +171,8 @@ as $$
         left join public.notification_robots robot on robot.name = member.name
         where coalesce(target.enabled, true)
           and coalesce(configured.enabled, true)
-          -- What nobody knows yet is waited for; a consumer makes the row of a robot when it first needs it.
-          and (configured.name is not null or robot.name is not null)
+          -- Of a pool only those that consumers know. What nobody knows goes one by one: a consumer says what becomes of it.
+          and (target.robots is null or configured.webhook is not null or member.name = 'default')
     ), openings as (
         select r.lane, r.urgent,
                case when r.paused_at is not null or r.name is null then 1
@@ -198,12 +201,13 @@ as $$
            case when s.places > 0 and s.places <= on_its_way.count then null else s.ready_at end
     from summed s
     cross join lateral (
-        select count(*)
+        -- Urgent ones have places of their own, so they do not wait for others; a message of several counts once.
+        select count(distinct e.unit)
         from (
-            select
+            select coalesce(e.digest_id, e.id) as unit
             from public.notification_events e
             where e.waiting_since is not null and e.completed_at is null and e.failed_at is null
-              and e.robot = s.lane and e.urgent in (true, false)
+              and e.robot = s.lane and e.urgent in (true, s.urgent)
               and e.hinted_until < 'infinity' and e.status = 'pending'
             order by e.robot, e.urgent, e.hinted_until
             limit 1000
@@ -239,7 +243,7 @@ select
         select count(*)
         from public.notification_events e
         where e.waiting_since is not null and e.completed_at is null and e.failed_at is null
-          and e.robot = coalesce(robot.name, target.name)
+          and e.robot in (coalesce(robot.name, target.name), '?' || coalesce(robot.name, target.name))
     ) as waiting
 from public.notification_robots robot
 full join public.notification_channels target on target.name = robot.name
@@ -360,6 +364,10 @@ begin
     update public.notification_events e set
         status = 'cancelled', completed_at = now(), updated_at = now(), waiting_since = null
     where e.id = event_id;
+    if was.waiting_since is not null then
+        -- What waits behind it may be next.
+        perform public.notification_wake_relay();
+    end if;
     if was.status = 'delivering' and was.sending_until >= now() then
         return 'cancelled: a send was under way; there will be no further one, and if it succeeds the event is recorded as delivered';
     end if;

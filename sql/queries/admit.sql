@@ -3,8 +3,8 @@
 -- $1 lane: the robot, or the pool, they are for; $2 its robots
 -- $3 ids, $4 attempts, $5 digest keys (null: not to be merged), $6 units: what goes in one message has the same one
 -- $7 seconds until the last moment at which a request can still be written, $8 seconds between probes of a paused robot
--- What does not come back is not this consumer's any more. Nothing comes back and nothing is done while somebody else holds
--- the row of one of the robots: ask again.
+-- What does not come back is held by somebody else's transaction, or not this consumer's any more. A row without an id says
+-- why nothing was done: busy, somebody else holds the row of one of the robots; missing, one of them has none.
 with locked as materialized (
     select *
     from notification_robots
@@ -17,16 +17,31 @@ with locked as materialized (
            (cool_until is null or cool_until <= now())
                and (paused_at is null or (paused_by = 'postbell' and probe_at <= now())) as open
     from locked
-), asked as (
-    select a.id, a.unit, a.digest_key, e.seq, e.urgent, e.waiting_since is not null as has_waited
+), obstacle as (
+    select case when known.count < cardinality($2::text[]) then 'missing' else 'busy' end as why
+    from (select count(*) from notification_robots where name = any($2::text[])) known
+    where (select count(*) from locked) < cardinality($2::text[])
+), given as (
+    select *
     from unnest($3::uuid[], $4::integer[], $5::text[], $6::uuid[]) as a (id, attempt, digest_key, unit)
-    join notification_events e on e.id = a.id and e.attempt = a.attempt and e.status = 'delivering'
-    where (select count(*) from locked) = (select count(*) from notification_robots where name = any($2::text[]))
+), mine as (
+    -- A person's open transaction must not hold up the others, nor the robot's row.
+    select given.id, given.unit, given.digest_key, e.seq, e.urgent, e.waiting_since is not null as has_waited
+    from given
+    join notification_events e on e.id = given.id and e.attempt = given.attempt
+    where e.status = 'delivering'
+      and not exists (select from obstacle)
+    order by e.seq
+    for update of e skip locked
 ), unit as (
     select unit, min(seq) as seq, bool_or(urgent) as urgent, bool_and(has_waited) as has_waited, count(*) as size,
            min(digest_key) as digest_key
-    from asked
+    from mine
     group by unit
+    -- All of a message, or nothing of it.
+    having count(*) = (select count(*) from given where given.unit = mine.unit)
+), asked as (
+    select mine.* from mine join unit using (unit)
 ), waiting as (
     -- Those before whom a newcomer must not go, as many as matter.
     select count(*) as count
@@ -57,8 +72,9 @@ with locked as materialized (
            end as places_for_all
     from robot
 ), place as (
-    -- Every place that could be used, those of the emptiest robot first, and so those kept for urgent ones last.
-    select r.name, nth <= r.places_for_all as for_all, row_number() over (order by r.places - nth desc, r.name) as rank
+    -- Every place that could be used, those of the emptiest robot first, and those kept for urgent ones last.
+    select r.name, nth <= r.places_for_all as for_all,
+           row_number() over (order by nth <= r.places_for_all desc, r.places - nth desc, r.name) as rank
     from room r
     cross join lateral generate_series(1, least(r.places, (select count(*) from unit))) nth
 ), fits as (
@@ -89,21 +105,26 @@ with locked as materialized (
     where r.name = robot.name
       and (r.rate_limit is not null or robot.paused)
 ), bound as (
-    -- Which robot of a pool is decided, durably, before the first byte leaves.
+    -- Decided durably before the first byte leaves: by which robot of a pool, and that an event which may have arrived
+    -- alone goes alone ever after.
     update notification_events e
-    set robot = granted.name
+    set robot = granted.name,
+        digest_limit = case when e.digest_id is null then 1 else e.digest_limit end
     from asked
     join granted using (unit)
     where e.id = asked.id
-      and cardinality($2::text[]) > 1
 ), parked as (
     update notification_events e
     set status = 'pending',
         waiting_since = coalesce(e.waiting_since, now()),
-        -- One that came in its turn, and whose robot takes messages: only a place was lacking, so it asks again then.
         hinted_until = case
+            -- One that came in its turn, and whose robot takes messages: only a place was lacking, so it asks again then.
             when asked.has_waited and exists (select from robot where open) then greatest(
                 now() + interval '1 second', (select min(slot) from robot, unnest(taken) slot where open))
+            -- The pool names robots that this consumer does not know, for which it may have been unparked: not at once again.
+            when asked.has_waited and cardinality($2::text[])
+                < (select coalesce(cardinality(robots), 1) from notification_channels where name = $1)
+                then now() + interval '5 seconds'
             else 'infinity'
         end,
         sending_until = null,
@@ -118,7 +139,7 @@ with locked as materialized (
     -- A place may be free all the same.
     select notification_wake_relay() from parked limit 1
 )
-select asked.id, granted.name as robot,
+select null as why, asked.id, granted.name as robot,
        case when room.rate_limit is not null then now() + $7 * interval '1 second' + room.rate_window end as slot,
        coalesce(room.paused, false) as probes,
        -- More wait than can go one by one: what may be merged is.
@@ -129,4 +150,5 @@ from asked
 cross join waiting
 left join granted using (unit)
 left join room on room.name = granted.name
-order by asked.seq
+union all
+select why, null, null, null, false, false, 0 from obstacle

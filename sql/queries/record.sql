@@ -67,8 +67,8 @@ with outcome as (
         last_error = coalesce(whole.error, e.last_error),
         response = coalesce(whole.response, e.response),
         robot = case when kind in ('delivered', 'failed') then coalesce(whole.robot, e.robot) else whole.robot end,
-        digest_id = case when whole.keeps_digest then e.digest_id end,
-        digest_limit = coalesce(whole.digest_limit, e.digest_limit),
+        digest_id = case when whole.keeps_digest then coalesce(whole.digest_id, e.digest_id) end,
+        digest_limit = case when kind in ('delivered', 'failed') then e.digest_limit else whole.digest_limit end,
         digest_key = case when kind = 'wait' then whole.digest_key end,
         updated_at = now()
     from whole

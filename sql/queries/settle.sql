@@ -37,7 +37,8 @@ with settled as (
             union all
             select now() + locked.rate_window
             from settled
-            where robot = locked.name and slot is not null and has_left and locked.rate_window is not null
+            -- One that is settled a second time counts once.
+            where robot = locked.name and slot = any(locked.slots) and has_left and locked.rate_window is not null
         ) as slots_left,
         pause.reason as pauses, cool.rest as cools, cool.reason as cools_because,
         locked.paused_by = 'postbell' and pause.robot is null
@@ -106,7 +107,14 @@ union all
 select r.name, 'busy', null, 0
 from notification_robots r
 where r.name in (select robot from settled)
-  and r.name not in (select name from locked)
+  and (
+      r.name not in (select name from locked)
+      -- A rest that is for all has not reached all.
+      or (
+          exists (select from settled s where s.robot = r.name and s.verdict = 'block')
+          and (select count(*) from locked) < (select count(*) from notification_robots)
+      )
+  )
 union all
 -- So that the wake-up runs although nothing is new.
 select null, 'woken', null, count(*) from woken having count(*) > 0

@@ -65,7 +65,7 @@ struct Pool {
 }
 
 impl Directory {
-    /// Follows every reference of the rows. The robot in the environment goes before a row of its name.
+    /// Follows every reference of the rows. The robot in the environment is reached as the environment says.
     pub(super) fn read(default: Option<&Robot>, targets: &[Target], hosts: &Hosts, rate: Option<Rate>) -> Directory {
         let mut directory = Directory::default();
         for target in targets {
@@ -83,8 +83,13 @@ impl Directory {
             }
         }
         if let Some(robot) = default {
-            directory.pools.remove(DEFAULT);
-            let entry = Entry { robot: robot.clone(), enabled: true, mentions: Mentions::default() };
+            // A row of its name says all but how it is reached.
+            let row = targets.iter().find(|target| target.name == DEFAULT);
+            let entry = Entry {
+                robot: robot.clone().with_rate(row.map_or(robot.rate(), |row| rate_of(row, rate))),
+                enabled: row.is_none_or(|row| row.enabled),
+                mentions: row.map(|row| row.mentions.clone()).unwrap_or_default(),
+            };
             directory.robots.insert(DEFAULT.to_owned(), entry);
         }
         directory
@@ -132,14 +137,19 @@ impl Directory {
     }
 }
 
-/// The robot that a row describes; one that cannot be reached as it is described says why when it is sent to.
-fn robot(target: &Target, hosts: &Hosts, rate: Option<Rate>) -> Robot {
-    let Target { name, webhook, secret, .. } = target;
-    let rate = match target.rate.as_deref().map(str::parse::<RobotRate>) {
+/// A row's own rate, or the one that is for all.
+fn rate_of(target: &Target, rate: Option<Rate>) -> Option<Rate> {
+    match target.rate.as_deref().map(str::parse::<RobotRate>) {
         Some(Ok(own)) => own.0,
         // A window that is too long: a budget is better than none.
         Some(Err(_)) | None => rate,
-    };
+    }
+}
+
+/// The robot that a row describes; one that cannot be reached as it is described says why when it is sent to.
+fn robot(target: &Target, hosts: &Hosts, rate: Option<Rate>) -> Robot {
+    let Target { name, webhook, secret, .. } = target;
+    let rate = rate_of(target, rate);
     let found = config::referenced(webhook.as_deref().unwrap_or_default())
         .map_err(|why| format!("its webhook cannot be read: {why}"))
         .and_then(|webhook| {

@@ -91,7 +91,10 @@ impl Sender {
     ) -> Result<Letter, Box<Done>> {
         let members = self.members(&events, receipts);
         let without = |members, sent: Sent| {
-            Box::new(Done { members, sent: Sent { digest_id: Some(digest_id), ..sent }, slot: None })
+            // Whatever it waits for, it is sent again only as it was.
+            let keeps_digest = !matches!(sent.outcome, Outcome::Failed { .. });
+            let sent = Sent { digest_id: Some(digest_id), keeps_digest, is_unknown: true, ..sent };
+            Box::new(Done { members, sent, slot: None })
         };
         let Some(first) = events.first() else {
             return Err(without(members, Sent::unsent(Outcome::Released { error: None })));

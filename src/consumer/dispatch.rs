@@ -19,10 +19,13 @@ use crate::channel::Robot;
 use crate::event::Outcome;
 use crate::metrics::Metrics;
 use crate::queue::Receipt;
-use crate::store::robots::{Admission, Ask, Granted};
+use crate::store::robots::{Admission, Admissions, Ask, Granted};
 
-/// How long a robot's row may be held by somebody else before what asks for admission is given back.
-const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a robot's row may be held by somebody else before what asks for admission is put back.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// For how long.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where what was taken goes; cheap to clone.
 #[derive(Clone)]
@@ -55,11 +58,11 @@ impl Dispatch {
         let _ = self.acks.send(receipts);
     }
 
-    /// Starts one send.
-    pub(super) fn start(&self, ready: Ready, granted: Granted) {
+    /// Starts one send, which was granted not before the moment given.
+    pub(super) fn start(&self, ready: Ready, granted: Granted, granted_at: Instant) {
         let Ready { letter, slot, turn } = ready;
         let in_hand = letter.members.len() as i64;
-        let sending = self.sender.clone().send(letter, granted, turn, self.abandon.clone());
+        let sending = self.sender.clone().send(letter, granted, granted_at, turn, self.abandon.clone());
         let dispatch = self.clone();
         self.sends.spawn(async move {
             let (members, sent) = sending.await;
@@ -81,6 +84,7 @@ impl Dispatch {
     pub(super) fn admit(&self, asking: Vec<Ready>) {
         let dispatch = self.clone();
         self.sends.spawn(async move {
+            let asked_at = Instant::now();
             let asks: Vec<Ask> = asking.iter().flat_map(|ready| asks(&ready.letter)).collect();
             let admissions = tokio::select! {
                 biased;
@@ -88,9 +92,12 @@ impl Dispatch {
                 () = dispatch.abandon.cancelled() => Ok(None),
             };
             match admissions {
-                Ok(Some(admissions)) => dispatch.admitted(asking, admissions),
+                Ok(Some(admissions)) => dispatch.admitted(asking, admissions, asked_at),
                 // It may have been granted; then its places end by themselves.
-                Ok(None) => asking.into_iter().for_each(|ready| dispatch.give_back(ready)),
+                Ok(None) if dispatch.abandon.is_cancelled() => {
+                    asking.into_iter().for_each(|ready| dispatch.give_back(ready));
+                }
+                Ok(None) => asking.into_iter().for_each(|ready| dispatch.postpone(ready)),
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::warn!(error, events = asks.len(), "asking for admission failed; giving back what asked");
@@ -110,9 +117,13 @@ impl Dispatch {
         let mut pause = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
         loop {
             let hold = deadline.saturating_duration_since(Instant::now());
-            let admissions = self.sender.store.admit(&lane.name, &robots, asks, hold).await?;
-            if !admissions.is_empty() {
-                return Ok(Some(admissions));
+            match self.sender.store.admit(&lane.name, &robots, asks, hold).await? {
+                Admissions::Judged(admissions) => return Ok(Some(admissions)),
+                Admissions::Busy => {}
+                Admissions::Missing => {
+                    self.sender.watch.forget(&lane.robots);
+                    self.sender.watch.ensure(&lane.robots).await?;
+                }
             }
             if Instant::now() >= end {
                 return Ok(None);
@@ -121,7 +132,7 @@ impl Dispatch {
         }
     }
 
-    fn admitted(&self, asking: Vec<Ready>, admissions: Vec<Admission>) {
+    fn admitted(&self, asking: Vec<Ready>, admissions: Vec<Admission>, asked_at: Instant) {
         let mut admitted: HashMap<Uuid, Option<Granted>> =
             admissions.into_iter().map(|admission| (admission.id, admission.granted)).collect();
         for ready in asking {
@@ -129,9 +140,11 @@ impl Dispatch {
             let of_it: Vec<_> = members.iter().filter_map(|member| admitted.remove(&member.key.id)).collect();
             let is_whole = of_it.len() == members.len();
             match of_it.into_iter().next() {
-                Some(Some(granted)) if is_whole => self.start(ready, granted),
-                // Parked: it is hinted again in its turn. Or not this consumer's any more.
-                _ => self.parked(ready.letter),
+                Some(Some(granted)) if is_whole => self.start(ready, granted, asked_at),
+                // It is hinted again in its turn.
+                Some(None) if is_whole => self.parked(ready.letter),
+                // Somebody's transaction holds it, or it is not this consumer's any more: the record finds out which.
+                _ => self.give_back(ready),
             }
         }
     }
@@ -151,10 +164,20 @@ impl Dispatch {
         self.unsent(ready, sent);
     }
 
+    /// Put back for a moment: its turn stays its own.
+    fn postpone(&self, ready: Ready) {
+        let error = "somebody's transaction holds the row of its robot".to_owned();
+        let outcome = Outcome::Wait { after: Some(BUSY_PAUSE), error, response: None };
+        let sent = Sent { keeps_digest: true, ..Sent::unsent(outcome) };
+        self.unsent(ready, sent);
+    }
+
     fn unsent(&self, ready: Ready, sent: Sent) {
         let Ready { letter, slot, .. } = ready;
         let keeps_digest = sent.keeps_digest || letter.is_again;
-        let sent = Sent { digest_id: letter.digest_id, digest_key: letter.digest_key, keeps_digest, ..sent };
+        // What must stay with a robot does.
+        let robot = sent.robot.or_else(|| letter.event.robot.clone());
+        let sent = Sent { robot, digest_id: letter.digest_id, digest_key: letter.digest_key, keeps_digest, ..sent };
         self.ended(Done { members: letter.members, sent, slot: Some(slot) });
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Member {
     /// A known template's id, else `unknown`.
     pub template_id: String,
     pub trace_id: Option<String>,
+    /// Most events in a message that it may be merged into, as it was before this take.
+    pub digest_limit: Option<i32>,
 }
 
 /// A message, and who it is for.
@@ -55,6 +57,8 @@ pub(super) struct Sent {
     pub digest_id: Option<Uuid>,
     /// Its members stay together.
     pub keeps_digest: bool,
+    /// It may have arrived: alone, it goes alone ever after.
+    pub is_unknown: bool,
     /// Most events of a message that its members may be merged into.
     pub digest_limit: Option<i32>,
     pub digest_key: Option<String>,
@@ -73,6 +77,7 @@ impl Sent {
             robot: None,
             digest_id: None,
             keeps_digest: false,
+            is_unknown: false,
             digest_limit: None,
             digest_key: None,
             settled: Vec::new(),
@@ -114,7 +119,11 @@ impl Done {
             robot: sent.robot.as_deref(),
             digest_id: sent.digest_id,
             keeps_digest: sent.keeps_digest,
-            digest_limit: sent.digest_limit,
+            digest_limit: match sent.digest_limit {
+                None if sent.is_unknown && sent.digest_id.is_none() => Some(1),
+                None => member.digest_limit,
+                limit => limit,
+            },
             digest_key: sent.digest_key.as_deref(),
         })
     }

@@ -47,12 +47,13 @@ impl RetryPolicy {
             // Until when is the robot's, not the event's.
             Class::Robot | Class::Throttled(_) | Class::Blocked(_) => Outcome::Wait { after: None, error, response },
             // Not at once: whatever made the lease run short, a slow database mostly, is still there.
-            Class::Withheld => Outcome::Wait { after: Some(WITHHELD_PAUSE), error, response },
+            Class::Withheld if !report.has_left => Outcome::Wait { after: Some(WITHHELD_PAUSE), error, response },
             Class::Ambiguous if event.options.delivery == Delivery::AtMostOnce => Outcome::Failed {
                 error: format!("outcome unknown, and it asks for at most one delivery: {error}"),
                 response,
             },
-            Class::Transient | Class::Ambiguous => {
+            // One that was refused, and whose remedy was not allowed, uses a retry: it must not go round for ever.
+            Class::Transient | Class::Ambiguous | Class::Withheld => {
                 if self.retries_left(event) == 0 {
                     let error = format!("{error}; no retry is left after {} sends", u64::from(event.retry_count) + 1);
                     return Outcome::Failed { error, response };
@@ -143,7 +144,7 @@ mod tests {
         for class in [Class::Robot, Class::Throttled(MINUTE * 10), Class::Blocked(MINUTE * 5)] {
             assert!(matches!(decide(&event, class), Outcome::Wait { after: None, .. }));
         }
-        assert!(matches!(decide(&event, Class::Withheld), Outcome::Wait { after: Some(WITHHELD_PAUSE), .. }));
+        assert!(matches!(decide(&event, Class::Withheld), Outcome::Failed { .. }), "it was refused before");
     }
 
     #[test]

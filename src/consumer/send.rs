@@ -83,7 +83,7 @@ impl MaySend for Lease<'_> {
         }
         let left = || self.deadline.saturating_duration_since(Instant::now());
         if let (Try::Answered, Some(robot)) = (request, self.robot) {
-            match self.store.admit_again(robot, left()).await {
+            match self.another_place(robot, left()).await {
                 Ok(Some(slot)) => self.slots().push(slot),
                 Ok(None) => return Leave::NoPlace,
                 Err(_) => return Leave::NoTime,
@@ -95,6 +95,18 @@ impl MaySend for Lease<'_> {
 }
 
 impl Lease<'_> {
+    /// Asked a few times: somebody may hold the robot's row for a moment.
+    async fn another_place(&self, robot: &str, hold: Duration) -> anyhow::Result<Option<Timestamp>> {
+        for _ in 0..5 {
+            let place = self.store.admit_again(robot, hold).await?;
+            if place.is_some() {
+                return Ok(place);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(None)
+    }
+
     fn slots(&self) -> std::sync::MutexGuard<'_, Vec<Timestamp>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,6 +127,7 @@ impl Sender {
             event_type: event.event_type.clone(),
             template_id: self.known(event.template_id()).to_owned(),
             trace_id: event.trace_id.clone(),
+            digest_limit: event.digest_limit,
         }
     }
 
@@ -197,10 +210,11 @@ impl Sender {
         self: Arc<Self>,
         mut letter: Letter,
         granted: Granted,
+        granted_at: Instant,
         turn: Option<Turn>,
         abandon: CancellationToken,
     ) -> (Vec<Member>, Sent) {
-        let (started, granted_at) = (Instant::now(), Instant::now());
+        let started = Instant::now();
         let mut sent = Sent {
             robot: Some(granted.robot.clone()),
             settled: vec![Settled {
@@ -249,7 +263,9 @@ impl Sender {
 
     /// Who stays with whom, and with which robot.
     fn conclude(&self, letter: &Letter, sent: &mut Sent, is_unknown: bool) {
+        // An event that may have arrived alone before is known by its limit of one.
         let is_unknown = is_unknown || letter.is_again;
+        sent.is_unknown = is_unknown;
         sent.digest_id = letter.digest_id;
         sent.digest_key = letter.digest_key.clone().filter(|_| sent.digest_limit != Some(1));
         match &sent.outcome {
@@ -264,7 +280,7 @@ impl Sender {
             Outcome::Retry { .. } | Outcome::Released { .. } => {
                 // A merge of which nothing is known counts as one.
                 sent.keeps_digest = is_unknown || matches!(sent.outcome, Outcome::Released { .. });
-                if !is_unknown && letter.lane.robots.len() > 1 {
+                if !is_unknown && sent.robot.as_deref() != Some(&letter.lane.name) {
                     sent.robot = None;
                 }
             }
@@ -336,6 +352,10 @@ impl Sender {
             let error =
                 format!("refused together with {} others, tried in parts: {}", letter.members.len() - 1, report.reason);
             return Outcome::Wait { after: None, error, response: report.response };
+        }
+        if granted.probes && report.class == Class::Transient {
+            // It says nothing of the robot; and what waits for one uses no retries.
+            return Outcome::Wait { after: None, error: report.reason, response: report.response };
         }
         let outcome = self.policy.decide(&letter.event, &report, fastrand::f64());
         if matches!(outcome, Outcome::Retry { .. }) {

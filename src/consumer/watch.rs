@@ -2,13 +2,12 @@
 //! without a restart.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::channel::{Channels, Robot};
+use crate::channel::{Budgeted, Channels, Robot};
 use crate::health::Health;
 use crate::store::Store;
 
@@ -16,7 +15,7 @@ use crate::store::Store;
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many readings of files there are for one of the rows.
-const FILES_PER_ROWS: u32 = 5;
+const FILES_PER_ROWS: u32 = 6;
 
 /// Reads what is configured, and tells the robots' rows.
 pub(super) struct Watch {
@@ -35,6 +34,8 @@ const PART: &str = "robots";
 struct Told {
     /// Robots that have a row.
     known: BTreeSet<String>,
+    /// What those with names were said to have.
+    budgeted: Vec<Budgeted>,
     /// Robots that are reached otherwise than before, of which it has not been told yet.
     changed: BTreeSet<String>,
 }
@@ -100,33 +101,54 @@ impl Watch {
         let channels = self.channels.clone();
         // A file may be on a mount that does not answer.
         let changed = tokio::task::spawn_blocking(move || channels.refresh(rows)).await?;
-        let mut told = self.told.lock().await;
-        told.changed.extend(changed);
         let robots = self.channels.budgeted();
-        let is_new = robots.iter().any(|robot| !told.known.contains(&robot.name));
-        if is_new || has_new_rows {
-            // Also where nothing is new here: a row may have another budget, or be gone.
+        // Not held while a statement runs: whoever asks for admission looks here.
+        let is_new = {
+            let mut told = self.told();
+            told.changed.extend(changed);
+            told.budgeted != robots
+        };
+        if is_new {
             self.store.sync_robots(&robots, self.urgent_reserve).await?;
-            self.store.adopt(&self.channels.usable()).await?;
-            told.known.extend(robots.into_iter().map(|robot| robot.name));
+            let mut told = self.told();
+            told.known.extend(robots.iter().map(|robot| robot.name.clone()));
+            told.budgeted = robots;
         }
-        if !told.changed.is_empty() {
-            let changed: Vec<String> = told.changed.iter().cloned().collect();
-            self.store.probe_now(&changed).await?;
-            told.changed.clear();
+        if has_new_rows {
+            self.store.adopt(&self.channels.usable()).await?;
+        }
+        let changed: Vec<String> = self.told().changed.iter().cloned().collect();
+        if !changed.is_empty() {
+            let held = self.store.probe_now(&changed).await?;
+            self.told().changed.retain(|name| !changed.contains(name) || held.contains(name));
         }
         Ok(())
     }
 
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this robot is known to have a row.
+    pub(super) fn knows(&self, robot: &Robot) -> bool {
+        self.told().known.contains(robot.name())
+    }
+
     /// Makes sure that these robots have rows.
     pub(super) async fn ensure(&self, robots: &[Robot]) -> anyhow::Result<()> {
-        let mut told = self.told.lock().await;
-        let missing: Vec<_> =
-            robots.iter().filter(|robot| !told.known.contains(robot.name())).map(Robot::budgeted).collect();
+        let missing: Vec<Budgeted> = robots.iter().filter(|robot| !self.knows(robot)).map(Robot::budgeted).collect();
         if !missing.is_empty() {
             self.store.sync_robots(&missing, self.urgent_reserve).await?;
-            told.known.extend(missing.into_iter().map(|robot| robot.name));
+            self.told().known.extend(missing.into_iter().map(|robot| robot.name));
         }
         Ok(())
+    }
+
+    /// One of these has no row any more: somebody has deleted it.
+    pub(super) fn forget(&self, robots: &[Robot]) {
+        let mut told = self.told();
+        for robot in robots {
+            told.known.remove(robot.name());
+        }
     }
 }

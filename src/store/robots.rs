@@ -25,6 +25,17 @@ pub struct Ask {
     pub unit: Uuid,
 }
 
+/// What became of those that asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admissions {
+    /// Each was admitted or parked.
+    Judged(Vec<Admission>),
+    /// Nothing was done: somebody else holds the row of a robot.
+    Busy,
+    /// Nothing was done: a robot has no row.
+    Missing,
+}
+
 /// What became of one that asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
@@ -88,15 +99,9 @@ pub struct Change {
 
 impl Store {
     /// Asks for leave to send many events through one lane. Those that do not get it are parked; those that do not come
-    /// back are not this consumer's any more. `hold` ends when no request can be written any more. Nothing comes back while
-    /// somebody else holds the robots' rows: ask again.
-    pub async fn admit(
-        &self,
-        lane: &str,
-        robots: &[&str],
-        asks: &[Ask],
-        hold: Duration,
-    ) -> anyhow::Result<Vec<Admission>> {
+    /// back are held by somebody's transaction, or not this consumer's any more. `hold` ends when no request can be
+    /// written any more.
+    pub async fn admit(&self, lane: &str, robots: &[&str], asks: &[Ask], hold: Duration) -> anyhow::Result<Admissions> {
         let ids: Vec<Uuid> = asks.iter().map(|ask| ask.id).collect();
         let attempts: Vec<i32> = asks.iter().map(|ask| ask.attempt).collect();
         let keys: Vec<Option<&str>> = asks.iter().map(|ask| ask.digest_key.as_deref()).collect();
@@ -113,7 +118,11 @@ impl Store {
                 merges: row.get("merges"),
             }),
         };
-        Ok(rows.iter().map(admission).collect())
+        Ok(match rows.first().and_then(|row| row.get::<_, Option<&str>>("why")) {
+            Some("missing") => Admissions::Missing,
+            Some(_) => Admissions::Busy,
+            None => Admissions::Judged(rows.iter().map(admission).collect()),
+        })
     }
 
     /// One more place of a robot's budget, where there is one.
@@ -174,9 +183,10 @@ impl Store {
         }
     }
 
-    /// Has robots that postbell paused tried at once.
-    pub async fn probe_now(&self, robots: &[String]) -> anyhow::Result<()> {
-        self.rows("probe_now", query!("probe_now"), &[&robots]).await.map(drop)
+    /// Has robots that postbell paused tried at once; returns those whose rows somebody else holds.
+    pub async fn probe_now(&self, robots: &[String]) -> anyhow::Result<Vec<String>> {
+        let rows = self.rows("probe_now", query!("probe_now"), &[&robots]).await?;
+        Ok(rows.iter().filter_map(|row| row.get("name")).collect())
     }
 
     /// The robots that take nothing now, and why, a line each.

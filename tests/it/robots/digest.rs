@@ -159,6 +159,27 @@ async fn a_message_whose_consumer_died_is_taken_over_as_a_whole() {
 }
 
 #[tokio::test]
+async fn one_that_may_have_arrived_alone_is_never_merged_into_another_message() {
+    let stage = Stage::strict().await;
+    let env = stage.env.clone().with("NOTIFICATION_SEND_LEASE", "2s");
+    let mut postbell = Postbell::start(&["run"], &env);
+    stage.robot.script([Rule::new(Do::Hang).accepted()]);
+    stage.publish_listed(1, "default").await;
+    stage.robot.wait_for_requests(1, SOON).await.unwrap();
+    postbell.sigkill().await;
+    let more = "insert into notification_events (event_type, payload)
+        select 'listed', jsonb_build_object('text', 'number ' || n || '.') from generate_series(2, 40) n";
+    stage.world.client().batch_execute(more).await.unwrap();
+    let _another = Postbell::start(&["run"], &env);
+    stage.settled().await;
+    let messages = stage.robot.messages();
+    let mut named = numbers(&messages);
+    named.sort_unstable();
+    assert_eq!(named, (1..=40).collect::<Vec<_>>(), "the first is in the group once");
+    assert_eq!((messages[0].text.as_str(), messages[0].duplicates), ("number 1.", 1));
+}
+
+#[tokio::test]
 async fn one_that_is_known_to_have_arrived_is_not_sent_again_for_those_that_do_not_know_it() {
     let stage = Stage::strict().await;
     let mut postbell = stage.run();

@@ -243,3 +243,49 @@ async fn a_robots_row_that_somebody_holds_is_waited_for_by_its_own_events_only()
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_robot_without_name_and_budget_that_throttles_is_waited_for_too() {
+    let stage = Stage::new().await;
+    stage.robot.script([Rule::new(Do::Errcode { code: 90018, msg: "qps".into() }).robot("nameless")]);
+    let _postbell = stage.run();
+    let id = stage.publish_to(&stage.robot.webhook("nameless"), "plain", json!({"text": "patience"})).await;
+    // It asks for five seconds.
+    stage.has_status(id, "delivered").await;
+    assert_eq!((stage.robot.requests().len(), stage.column::<i32>(id, "retry_count").await), (2, 0));
+}
+
+#[tokio::test]
+async fn what_rests_for_a_robot_or_a_pool_whose_row_is_deleted_fails_and_says_why() {
+    let stage = Stage::strict().await;
+    let rows =
+        "insert into notification_channels (name, webhook, robots) values ('hr', $1, null), ('hiring', null, '{hr}')";
+    let file = std::env::temp_dir().join(format!("postbell-test-webhook-{:016x}", fastrand::u64(..)));
+    std::fs::write(&file, stage.robot.webhook("hr")).unwrap();
+    stage.world.client().execute(rows, &[&format!("file:{}", file.display())]).await.unwrap();
+    let _postbell = stage.run();
+    pause(&stage, "hr").await;
+    let ids = [
+        stage.publish_to("hr", "plain", json!({"text": "robot"})).await,
+        stage.publish_to("hiring", "plain", json!({"text": "pool"})).await,
+    ];
+    for id in ids {
+        eventually(SOON, "the event to rest", async || {
+            stage.column::<bool>(id, "coalesce(hinted_until = 'infinity', false)").await.then_some(())
+        })
+        .await;
+    }
+    stage
+        .world
+        .client()
+        .batch_execute("delete from notification_channels; delete from notification_robots")
+        .await
+        .unwrap();
+    stage.settled().await;
+    for id in ids {
+        let error: String = stage.column(id, "last_error").await;
+        assert!(error.starts_with("message: unknown target"), "{error}");
+    }
+    assert!(stage.robot.requests().is_empty());
+    std::fs::remove_file(&file).unwrap();
+}
