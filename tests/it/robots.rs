@@ -3,7 +3,9 @@
 mod budget;
 mod cli;
 mod digest;
+mod outcomes;
 mod rest;
+mod targets;
 
 use postbell::sandbox::Message;
 
