@@ -67,7 +67,11 @@ with outcome as (
         last_error = coalesce(whole.error, e.last_error),
         response = coalesce(whole.response, e.response),
         robot = case when kind in ('delivered', 'failed') then coalesce(whole.robot, e.robot) else whole.robot end,
-        digest_id = case when whole.keeps_digest then coalesce(whole.digest_id, e.digest_id) end,
+        -- A delivered row names the message it is in, and no other that it was put into meanwhile.
+        digest_id = case
+            when kind = 'delivered' then whole.digest_id
+            when whole.keeps_digest then coalesce(whole.digest_id, e.digest_id)
+        end,
         digest_limit = case when kind in ('delivered', 'failed') then e.digest_limit else whole.digest_limit end,
         digest_key = case when kind = 'wait' then whole.digest_key end,
         updated_at = now()
