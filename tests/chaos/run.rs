@@ -78,7 +78,7 @@ pub(crate) fn among_tests(options: &Options) -> ExitCode {
             an_event_that_asks_for_at_most_one_delivery_fails_only_after_a_fault_and_is_never_sent_twice
             what_nobody_wrote_is_unexplained;
     };
-    libtest_mimic::run(&options.tests, judged.into_iter().chain([run]).collect()).exit_code()
+    options.run(judged.into_iter().chain([run]).collect()).exit_code()
 }
 
 fn runtime() -> Runtime {
