@@ -8,8 +8,9 @@ use libtest_mimic::{Arguments, Conclusion, Trial};
 /// How long faults come where nobody says.
 const SHORT: Duration = Duration::from_secs(25);
 
-/// The schedule that `cargo test` runs, so that a failure is one of the change under test and not of the day.
-const TESTED_SEED: u64 = 1;
+/// The schedule that `cargo test` runs: always the same, so that a failure is one of the change under test and not of the
+/// day, and this one for the variety of its first faults.
+const TESTED_SEED: u64 = 1093;
 
 /// Injects faults into running relays, consumers and their servers, and counts what became of every event.
 #[derive(Parser, Debug)]
