@@ -41,15 +41,11 @@ fn counts_from_its_beginning(kind: Kind) -> bool {
 pub(crate) async fn inflict(cluster: &mut Cluster, ledger: &Ledger, planned: &[Planned]) -> (Vec<Done>, Instant) {
     let (mut begun, mut done) = (Vec::new(), Vec::new());
     for (index, fault) in planned.iter().enumerate() {
-        if let Some(before) = index.checked_sub(1) {
+        match index.checked_sub(1) {
             // It meets the one before in full swing.
-            tokio::time::sleep(planned[before].lasts / 2).await;
-        }
-        if wants_work(fault) {
-            let limit = Instant::now() + FULL_HANDS;
-            while cluster.hints().await < MANY_HINTS && Instant::now() < limit {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            Some(before) => tokio::time::sleep(planned[before].lasts / 2).await,
+            None if wants_work(fault) => hands_are_full(cluster).await,
+            None => {}
         }
         let spoilt = ledger.scripted(spoils(fault).unwrap_or_default());
         begun.push((fault, Instant::now(), spoilt));
@@ -73,6 +69,13 @@ fn wants_work(fault: &Planned) -> bool {
         Kind::RedisKill | Kind::FlushAll => true,
         Kind::KillConsumer | Kind::KillAll | Kind::PauseConsumer | Kind::PostgresCrash => fault.harder,
         _ => false,
+    }
+}
+
+async fn hands_are_full(cluster: &Cluster) {
+    let limit = Instant::now() + FULL_HANDS;
+    while cluster.hints().await < MANY_HINTS && Instant::now() < limit {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

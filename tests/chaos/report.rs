@@ -20,7 +20,10 @@ const AFTER_FLUSHALL: Duration = Duration::from_secs(2);
 /// The same until what had lost its hints by it is delivered: no lease can have helped by then.
 const WITHOUT_A_LEASE: Duration = HINT_LEASE.saturating_sub(Duration::from_secs(1));
 
-/// Problems that are told with all that is known of them.
+/// Complaints that are told; a run that goes wrong may have thousands.
+const MOST_COMPLAINTS: usize = 20;
+
+/// Events with a problem that are told with all that is known of them.
 pub(crate) const MOST_STORIES: usize = 5;
 
 /// A finished run.
@@ -34,6 +37,8 @@ pub(crate) struct Report {
     pub(crate) failures: Vec<String>,
     /// What is known of the first events that have a problem.
     pub(crate) stories: Vec<String>,
+    /// How often this machine gave nobody any time.
+    pub(crate) stood_still: usize,
 }
 
 impl Report {
@@ -102,7 +107,7 @@ impl Report {
             (
                 "sent again",
                 findings.sent_again_explained(),
-                "same msgUuid, explained by a fault of that moment".to_owned(),
+                "with the same msgUuid, and explained by a fault of that moment".to_owned(),
             ),
             ("sent again, unexplained", findings.sent_again_unexplained.len(), none()),
             ("unexplained otherwise", findings.unexplained.len(), none()),
@@ -130,6 +135,7 @@ impl Report {
             "took_ms": self.took.as_millis() as u64,
             "passed": self.passed(),
             "events": serde_json::Map::from_iter(counts),
+            "stood_still": self.stood_still,
             "faults": serde_json::Map::from_iter(recoveries),
             "complaints": self.complaints(),
         })
@@ -145,12 +151,18 @@ impl fmt::Display for Report {
             let remark = if count == 0 || remark.is_empty() { String::new() } else { format!("  ({remark})") };
             writeln!(f, " {name:<25}{count:>7}{remark}")?;
         }
+        if self.stood_still > 0 {
+            writeln!(f, "\n This machine stood still {} times; that explains duplicates, too.", self.stood_still)?;
+        }
         let complaints = self.complaints();
         if !complaints.is_empty() {
             writeln!(f)?;
         }
-        for complaint in complaints.iter().take(20) {
+        for complaint in complaints.iter().take(MOST_COMPLAINTS) {
             writeln!(f, " {complaint}")?;
+        }
+        if let Some(more @ 1..) = complaints.len().checked_sub(MOST_COMPLAINTS) {
+            writeln!(f, " … and {more} more")?;
         }
         for story in &self.stories {
             writeln!(f, "\n{story}")?;

@@ -78,7 +78,7 @@ pub(crate) fn among_tests(options: &Options) -> ExitCode {
             an_event_that_asks_for_at_most_one_delivery_fails_only_after_a_fault_and_is_never_sent_twice
             what_nobody_wrote_is_unexplained;
     };
-    libtest_mimic::run(&options.tests, judged.into_iter().chain([run]).collect()).exit_code()
+    options.run(judged.into_iter().chain([run]).collect()).exit_code()
 }
 
 fn runtime() -> Runtime {
@@ -129,17 +129,18 @@ async fn run(order: Order, ledger: Arc<Ledger>, progress: Progress) -> Report {
     writers.stop().await;
     failures.extend(drain(&cluster).await);
     failures.extend(cluster.deaths());
-    faults.extend(machine.stood_still());
+    let stood_still = machine.stood_still();
+    faults.extend(&stood_still);
     let rows = rows(&cluster).await;
     let findings = judge::judge(&ledger.pages(), &rows, &faults);
     failures.append(&mut ledger.pages().oddities);
-    let stories = findings
-        .problems()
-        .take(MOST_STORIES)
-        .map(|problem| story(problem.id, started, &cluster, &ledger, rows.get(&problem.id), &faults));
-    let stories = stories.collect();
+    let mut ids: Vec<Uuid> = findings.problems().map(|problem| problem.id).collect();
+    ids.dedup();
+    let stories = ids.into_iter().take(MOST_STORIES);
+    let stories = stories.map(|id| story(id, started, &cluster, &ledger, rows.get(&id), &faults)).collect();
     progress.finish();
-    Report { order, took: started.elapsed(), recoveries, findings, failures, stories }
+    let stood_still = stood_still.len();
+    Report { order, took: started.elapsed(), recoveries, findings, failures, stories, stood_still }
 }
 
 /// Waits until every event is complete and every hint is gone; what is left over is a failure.
