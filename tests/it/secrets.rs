@@ -292,6 +292,9 @@ async fn nothing_is_shown_in_any_place_when_everything_fails() {
     // The group sees the payload. What a robot is told to answer it shows, so it must not be told any more.
     stage.robot.clear_script();
     stage.robot.clear();
+    // Whatever was paused or cooled down by all that went wrong.
+    let resume = "select notification_robot_resume(name) from notification_robots";
+    stage.world.client().query(resume, &[]).await.unwrap();
     for target in ["default", &stage.robot.webhook(ANOTHER_TOKEN)] {
         publish(&stage, "plain", json!({ "text": PAYLOAD }), json!({}), target).await;
     }
