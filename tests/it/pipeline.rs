@@ -207,8 +207,9 @@ async fn what_cannot_be_sent_fails_alone_and_says_why() {
 #[tokio::test]
 async fn a_slow_send_delays_only_itself() {
     let stage = Stage::new().await;
-    stage.robot.script([Rule::new(Do::DelayMs(900)).containing("slow")]);
-    let _postbell = stage.run();
+    stage.robot.script([Rule::new(Do::DelayMs(3_000)).containing("slow")]);
+    let env = stage.env.clone().with("NOTIFICATION_SEND_TIMEOUT", "10s").with("NOTIFICATION_SEND_LEASE", "20s");
+    let _postbell = Postbell::start(&["run"], &env);
     let slow = stage.publish_one("slow").await;
     stage.robot.wait_for_requests(1, SOON).await.unwrap();
     let quick = stage.publish(100).await;
