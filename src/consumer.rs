@@ -101,7 +101,10 @@ struct Hand {
     /// neighbour with it.
     suspects: VecDeque<Hint>,
     held: Held,
+    /// The order of sends.
     turns: Turns,
+    /// The order in which admission is asked for.
+    admissions: Turns,
     /// Where what was taken goes.
     dispatch: Dispatch,
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
@@ -171,6 +174,7 @@ impl<Q: Queue> Consumer<Q> {
             suspects: VecDeque::new(),
             held: Held::default(),
             turns: Turns::default(),
+            admissions: Turns::default(),
             dispatch: Dispatch {
                 sender: self.sender.clone(),
                 metrics: self.metrics.clone(),
@@ -316,8 +320,8 @@ impl<Q: Queue> Consumer<Q> {
                 _ => asking.entry(ready.letter.lane.name.clone()).or_default().push(ready),
             }
         }
-        for lane in asking.into_values() {
-            hand.dispatch.admit(lane);
+        for (lane, letters) in asking {
+            hand.dispatch.admit(letters, hand.admissions.next(&lane));
         }
         Ok(())
     }

@@ -81,9 +81,11 @@ impl Dispatch {
 
     /// Asks for leave to send these, which are for one lane, and starts those that get it; the others are parked. Not in
     /// the consumer's own loop: one robot's row that somebody holds must not hold up the others.
-    pub(super) fn admit(&self, asking: Vec<Ready>) {
+    pub(super) fn admit(&self, asking: Vec<Ready>, turn: Turn) {
         let dispatch = self.clone();
         self.sends.spawn(async move {
+            // In the order in which they were taken: a newcomer must not find room before older ones have asked.
+            let _mine = turn.come(BUSY_PATIENCE).await;
             let asked_at = Instant::now();
             let asks: Vec<Ask> = asking.iter().flat_map(|ready| asks(&ready.letter)).collect();
             let admissions = tokio::select! {

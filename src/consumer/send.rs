@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::letter::{Done, Letter, Member, Sent};
 use super::policy::RetryPolicy;
-use super::turn::Turn;
+use super::turn::{PATIENCE, Turn};
 use super::watch::Watch;
 use crate::channel::{self, Channels, Class, Lane, Leave, MaySend, NoLane, Parcel, Report, Try};
 use crate::config::Consumer as ConsumerConfig;
@@ -228,7 +228,7 @@ impl Sender {
         };
         let attempt = async {
             let _mine = match turn {
-                Some(turn) => Some(turn.come().await),
+                Some(turn) => Some(turn.come(PATIENCE).await),
                 None => None,
             };
             self.attempt(&mut letter, &granted, granted_at, &mut sent).await

@@ -1,5 +1,5 @@
-//! Who goes first: messages for one robot with a budget start one after the other, so that the group reads them in the
-//! order in which they were published.
+//! Who goes first: messages for one robot with a budget ask for admission, and start, one after the other, so that the group
+//! reads them in the order in which they were published.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A message goes at last when the one before has been under way for so long.
-const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The last turn of each lane.
 #[derive(Debug, Default)]
@@ -38,12 +38,12 @@ impl Turns {
 }
 
 impl Turn {
-    /// Waits for it; whoever is next waits for what is returned.
-    pub(super) async fn come(self) -> impl Drop {
+    /// Waits for it, once the one before has begun no longer than this; whoever is next waits for what is returned.
+    pub(super) async fn come(self, patience: Duration) -> impl Drop {
         let Turn { before, begun, _ended: ended } = self;
         if let Some(before) = before {
             before.begun.cancelled().await;
-            let _ = tokio::time::timeout(PATIENCE, before.ended.cancelled()).await;
+            let _ = tokio::time::timeout(patience, before.ended.cancelled()).await;
         }
         drop(begun);
         ended
@@ -66,7 +66,7 @@ mod tests {
             .map(|n| {
                 let (turn, order, endless) = (turns.next("ops"), order.clone(), endless.clone());
                 tokio::spawn(async move {
-                    let _mine = turn.come().await;
+                    let _mine = turn.come(PATIENCE).await;
                     order.lock().unwrap().push((n, Instant::now()));
                     if n == 1 {
                         endless.cancelled().await;
@@ -91,7 +91,7 @@ mod tests {
         let mut turns = Turns::default();
         let (first, second) = (turns.next("ops"), turns.next("ops"));
         drop(first);
-        drop(second.come().await);
+        drop(second.come(PATIENCE).await);
         assert!(turns.next("hr").before.is_none());
         assert_eq!(turns.0.len(), 1);
     }
