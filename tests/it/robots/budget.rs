@@ -36,8 +36,8 @@ async fn five_hundred_events_at_once_arrive_in_few_messages_in_their_order_and_h
     messages.retain(|message| message.token == "token");
     assert_eq!(numbers(&messages), (1..=500).collect::<Vec<_>>());
     println!("500 events in {} messages and {:?}; that of another robot in {took} s", messages.len(), start.elapsed());
-    // A tenth of that where nothing else runs; a window, were it held up.
-    assert!(took < 5.0, "an event of another robot took {took} s");
+    // Half a second where nothing else runs; a window, were it held up.
+    assert!(took < 20.0, "an event of another robot took {took} s");
     assert_within_budget(&stage, MINUTE);
 }
 
