@@ -327,9 +327,8 @@ impl Sender {
         self.metrics.delivery_duration.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
         let mut ruling = ruling(report.class, granted.probes);
         // Settings that somebody has just corrected, and this process had not read yet, are not the robot's any more.
-        if ruling == Some(Ruling::Pause) {
-            let _ = self.watch.reread().await;
-            ruling = ruling.filter(|_| !self.channels.is_outdated(robot));
+        if ruling == Some(Ruling::Pause) && self.watch.is_outdated(robot).await {
+            ruling = None;
         }
         if let Some(ruling) = ruling {
             self.halts.note(robot.name(), ruling);

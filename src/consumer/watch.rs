@@ -92,7 +92,7 @@ impl Watch {
     }
 
     /// Reads files and variables.
-    pub(super) async fn reread(&self) -> anyhow::Result<()> {
+    async fn reread(&self) -> anyhow::Result<()> {
         self.read(None).await
     }
 
@@ -117,12 +117,31 @@ impl Watch {
         if has_new_rows {
             self.store.adopt(&self.channels.usable()).await?;
         }
+        self.tell_changed().await
+    }
+
+    /// Has those robots tried at once that are reached otherwise than before.
+    async fn tell_changed(&self) -> anyhow::Result<()> {
         let changed: Vec<String> = self.told().changed.iter().cloned().collect();
         if !changed.is_empty() {
             let held = self.store.probe_now(&changed).await?;
             self.told().changed.retain(|name| !changed.contains(name) || held.contains(name));
         }
         Ok(())
+    }
+
+    /// A robot has refused a message that was sent with these settings: whether they are not its settings any more.
+    /// Then the next probe is due at once, for this one said nothing of the robot: one that another process made due may
+    /// have come before this process had read the change.
+    pub(super) async fn is_outdated(&self, robot: &Robot) -> bool {
+        // What cannot be read now is read again soon.
+        let _ = self.reread().await;
+        let is_outdated = self.channels.is_outdated(robot);
+        if is_outdated {
+            self.told().changed.insert(robot.name().to_owned());
+            let _ = self.tell_changed().await;
+        }
+        is_outdated
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
