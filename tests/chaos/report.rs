@@ -20,6 +20,9 @@ const AFTER_FLUSHALL: Duration = Duration::from_secs(2);
 /// The same until what had lost its hints by it is delivered: no lease can have helped by then.
 const WITHOUT_A_LEASE: Duration = HINT_LEASE.saturating_sub(Duration::from_secs(1));
 
+const LEGEND: &str = " flows: until the robot got an event that was published afterwards
+ caught up: until it got all that was due; counted from the beginning of a fault that others can cover, else from its end";
+
 /// Complaints that are told; a run that goes wrong may have thousands.
 const MOST_COMPLAINTS: usize = 20;
 
@@ -69,7 +72,7 @@ impl Report {
     fn recovery_table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
-        table.set_header(["fault", "times", "flows again:", "longest", "caught up:", "longest", "sent again"]);
+        table.set_header(["fault", "times", "flows: median", "longest", "caught up: median", "longest", "sent again"]);
         for (kind, recoveries) in &self.recoveries {
             let flows = spread(recoveries.iter().map(|recovery| recovery.flows));
             let caught_up = spread(recoveries.iter().map(|recovery| recovery.caught_up));
@@ -147,6 +150,7 @@ impl fmt::Display for Report {
         let (seed, lasts) = (self.order.seed, self.order.lasts.as_secs());
         writeln!(f, "Fault run, seed {seed}: {} faults in {lasts} s, {:.0?} in all\n", self.faults(), self.took)?;
         writeln!(f, "{}\n", self.recovery_table().trim_fmt())?;
+        writeln!(f, "{LEGEND}\n")?;
         for (name, count, remark) in self.counts() {
             let remark = if count == 0 || remark.is_empty() { String::new() } else { format!("  ({remark})") };
             writeln!(f, " {name:<25}{count:>7}{remark}")?;
