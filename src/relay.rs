@@ -196,15 +196,16 @@ impl<Q: Queue> Relay<Q> {
     /// Claims one batch of due rows and hands it to the queue. Behind a full batch there is likely another: it is claimed
     /// while this one is on its way.
     async fn pass(&mut self) -> anyhow::Result<Pass> {
-        if self.hints_lost.is_some() {
-            self.give_back_ahead().await;
-        }
-        self.store.renew_lost_hints(&mut self.hints_lost, self.hint_lease).await?;
         // Nothing is claimed for a queue that is not known to be there.
         let room = match self.room {
             Some(room) if !room.is_lacking() => room,
             _ => self.publish(Topic::Hints, &[]).await?.1,
         };
+        // Before anything is claimed: a lease given just now is hardly to be told from one of a moment before.
+        if self.hints_lost.is_some() {
+            self.give_back_ahead().await;
+            self.store.renew_lost_hints(&mut self.hints_lost, self.hint_lease).await?;
+        }
         let claimed = self.claim(room).await?;
         if claimed.is_empty() {
             return Ok(if room.is_lacking() { Pass::Full } else { Pass::Nothing });
@@ -223,7 +224,12 @@ impl<Q: Queue> Relay<Q> {
         let buried = self.bury(dead).await;
         // What it would have found is found by the next pass.
         self.ahead = ahead.unwrap_or_default();
-        hinted.and(buried).map(|()| Pass::Moved)
+        hinted.and(buried)?;
+        // After the hints: what was just inserted does not wait for what rests.
+        if self.unparked_at.is_none_or(|at| at.elapsed() >= UNPARK_INTERVAL) {
+            self.unpark().await?;
+        }
+        Ok(Pass::Moved)
     }
 
     /// What was claimed ahead, or else what is due now.
@@ -231,13 +237,9 @@ impl<Q: Queue> Relay<Q> {
         if !self.ahead.is_empty() {
             return Ok(std::mem::take(&mut self.ahead));
         }
-        let is_time = self.unparked_at.is_none_or(|at| at.elapsed() >= UNPARK_INTERVAL);
-        if is_time {
-            self.unpark().await?;
-        }
         let claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
         // Before this relay sleeps it has looked at what rests, too.
-        if claimed.is_empty() && !is_time && self.unpark().await? > 0 {
+        if claimed.is_empty() && self.unpark().await? > 0 {
             return self.store.claim(self.batch_size, room, self.hint_lease).await;
         }
         Ok(claimed)

@@ -3,10 +3,13 @@
 //!
 //! The files in the order of a run: `options`, `bed` (servers, rows, processes), `floor` and `receiver` (what postbell is
 //! held against, and who answers it), `usage` (CPU and memory of a process), `works` (what is measured), `figure`
-//! (a measurement and its goal), `report`.
+//! (a measurement and its goal), `report` and
+//! `chart`.
 
 #[cfg(test)]
 mod bed;
+#[cfg(test)]
+mod chart;
 #[cfg(test)]
 mod figure;
 #[cfg(test)]

@@ -35,6 +35,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) json: bool,
 
+    /// Draw the report into this SVG file, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chart: Option<PathBuf>,
+
     /// Be one of the hand-written loops; the benchmark starts itself so
     #[arg(long, hide = true)]
     pub(crate) floor: Option<Floor>,

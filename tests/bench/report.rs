@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
+use crate::chart;
 use crate::figure::{Figure, Goal};
 use crate::options::{Options, Work};
 
@@ -25,6 +26,9 @@ pub(crate) fn print(options: &Options, figures: &[Figure]) {
         if missed.is_empty() {
             println!("every goal is reached");
         }
+    }
+    if let Some(file) = &options.chart {
+        chart::draw(figures, file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 }
 
