@@ -8,6 +8,9 @@ mod test;
 
 use deadpool_postgres::Object;
 
+pub(super) use list::shown as table;
+pub(super) use test::ring;
+
 use crate::cli::BadConfiguration;
 use crate::config;
 use crate::db::{self, Database, Durability};

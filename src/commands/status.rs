@@ -8,7 +8,7 @@ use comfy_table::presets::NOTHING;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{block_on, cut};
+use super::{block_on, cut, text};
 use crate::config;
 use crate::db::{self, Database, Durability};
 
@@ -99,14 +99,6 @@ fn card(event: &Map<String, Value>) -> Table {
         table.add_row([column, &text(Some(value))]);
     }
     table
-}
-
-fn text(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    }
 }
 
 /// Times to the second, errors to the first hundred characters.

@@ -95,6 +95,11 @@ impl Postbell {
         self.signal(Signal::TERM);
     }
 
+    /// Interrupts it, as Ctrl-C does.
+    pub(crate) fn sigint(&self) {
+        self.signal(Signal::INT);
+    }
+
     /// Freezes it, as a paused virtual machine would be.
     pub(crate) fn sigstop(&self) {
         self.signal(Signal::STOP);
