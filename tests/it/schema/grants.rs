@@ -32,17 +32,28 @@ const KINDS: [(&str, &[&str]); 4] = [
              retry_count, created_at, updated_at) on notification_events",
         ],
     ),
-    ("reader", &["select on notification_robot_status", "select on notification_status"]),
+    (
+        "reader",
+        &[
+            "select on notification_attempts",
+            "select on notification_audit",
+            "select on notification_robot_status",
+            "select on notification_status",
+        ],
+    ),
     (
         "operator",
         &[
             "delete on notification_channels",
             "execute notification_cancel",
+            "execute notification_purge",
             "execute notification_replay",
             "execute notification_reschedule",
             "execute notification_robot_pause",
             "execute notification_robot_resume",
             "insert on notification_channels",
+            "select on notification_attempts",
+            "select on notification_audit",
             "select on notification_channels",
             "select on notification_robot_status",
             "select on notification_status",
@@ -52,8 +63,15 @@ const KINDS: [(&str, &[&str]); 4] = [
     (
         "relay",
         &[
+            "delete on notification_attempts",
+            "delete on notification_audit",
+            "delete on notification_events",
+            "delete on notification_robots",
             "execute notification_lanes",
+            "insert on notification_attempts",
             "insert on notification_robots",
+            "select on notification_attempts",
+            "select on notification_audit",
             "select on notification_channels",
             "select on notification_events",
             "select on notification_robots",
@@ -331,8 +349,11 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
     assert_denied(
         &relay,
         &[
-            "delete from notification_events",
+            "truncate notification_events",
             "insert into notification_events (event_type, payload) values ('a', '{}')",
+            "update notification_attempts set answer = null",
+            "update notification_audit set actor = 'somebody else'",
+            "insert into notification_audit (actor, database_user, action) values ('a', 'b', 'replay')",
         ],
     )
     .await;
