@@ -10,8 +10,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    cancel, consume, dead_letter, doctor, list, migrate, publish, relay, replay, reschedule, robots, run, sandbox,
-    stats, status, template,
+    audit, cancel, consume, dead_letter, doctor, list, migrate, publish, relay, replay, reschedule, robots, run,
+    sandbox, stats, status, template,
 };
 use crate::config;
 
@@ -62,6 +62,8 @@ enum Command {
     /// Show what failed, send it again, or remove it
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
+    /// Show who replayed, cancelled, paused or changed what, and when
+    Audit(audit::Args),
     /// Show how things are at a glance: backlog, what waits, dead letters, rates, robots
     Stats(stats::Args),
     /// Look at everything postbell depends on, and say what is wrong and how to mend it
@@ -85,6 +87,9 @@ pub struct BadConfiguration(pub String);
 #[error("{0}")]
 pub struct NotYet(pub String);
 
+/// Nobody reads the output any more: what a shell makes of a program that SIGPIPE ended.
+const EXIT_BROKEN_PIPE: u8 = 141;
+
 /// Runs the command and turns its result into an exit code.
 pub fn run(cli: Cli) -> ExitCode {
     // One provider for all TLS: PostgreSQL, Redis and the robots. It fails only if one is installed already.
@@ -102,6 +107,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Cancel(args) => cancel::run(args),
         Command::Reschedule(args) => reschedule::run(args),
         Command::DeadLetter(command) => dead_letter::run(command),
+        Command::Audit(args) => audit::run(args),
         Command::Stats(args) => stats::run(args),
         Command::Doctor(args) => doctor::run(*args),
         Command::Robots(args) => robots::run(args),
@@ -110,6 +116,8 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has had enough, as head does: nothing to complain of.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_BROKEN_PIPE),
         Err(error) => {
             complain(&format!("postbell: {error:#}"));
             if let Some(hint) = crate::db::hint(&error) {
@@ -118,6 +126,10 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

@@ -1,12 +1,14 @@
 //! One file a command: it reads its arguments, wires the parts, and says what happened.
 
 mod act;
+pub mod audit;
 pub mod cancel;
 pub mod consume;
 pub mod dead_letter;
 pub mod doctor;
 mod filter;
 pub mod list;
+mod listing;
 pub mod migrate;
 mod outcome;
 pub mod publish;

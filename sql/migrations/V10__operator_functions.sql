@@ -1,12 +1,6 @@
 -- What people on call ask and do, so that psql alone suffices: find events, replay and purge many, and see how things are at
 -- a glance. The command line uses the same.
 
--- Dead letters, by age. Rows that do not fail never touch it, and those whose dead letter is still owed are in
--- notification_events_unburied: of both together the claim, which wants only those, could take the wrong one.
-create index notification_events_failed
-    on public.notification_events (seq)
-    where completed_at is not null and failed_at is not null;
-
 -- What kind of error a last_error is: its first words, which are postbell's own.
 create function public.notification_error_class(last_error text) returns text
 language sql immutable parallel safe
@@ -44,7 +38,7 @@ as $$
     select s.*
     from public.notification_status s
     where (notification_find.status is null or s.status = notification_find.status)
-      -- Says nothing new, but is what the two indexes of failed rows are known by.
+      -- Says nothing new, but is what the two indexes of failed rows (unburied, dead) are known by.
       and (notification_find.status is distinct from 'failed'
           or s.completed_at is not null and s.failed_at is not null
           or s.completed_at is null and s.failed_at is not null)
@@ -95,32 +89,8 @@ begin
 end
 $$;
 
--- Removes a failed event for good. Its row is the dead letter; the entry in the dead-letter stream goes when the stream is
--- trimmed.
-create function public.notification_purge(event_id uuid) returns text
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    was public.notification_events;
-begin
-    select * into was from public.notification_events e where e.id = event_id for update;
-    if not found then
-        return 'not found: no event has this id';
-    end if;
-    if was.status <> 'failed' then
-        return format('unchanged: the event is %s; purge is for events that are failed', was.status);
-    end if;
-    if was.completed_at is null then
-        return 'unchanged: its dead letter is still to be written to the stream';
-    end if;
-    delete from public.notification_events e where e.id = event_id;
-    return format('purged: %s, %s', was.event_type, was.last_error);
-end
-$$;
-
--- Purges every failed event that fits, the oldest first, and says of each what happened. With dry_run it only says which they
--- are.
+-- Purges every dead letter that fits, the oldest first, and says of each what happened. With dry_run it only says which they
+-- are. The entries in the dead-letter stream go when that is trimmed.
 create function public.notification_purge_all(
     event_type  text        default null,
     target      text        default null,
@@ -135,7 +105,7 @@ language plpgsql volatile
 as $$
 begin
     for event_id, said in
-        select s.id, pg_catalog.format('would be purged: %s, %s', s.event_type, s.last_error)
+        select s.id, pg_catalog.format('would be removed: %s, %s', s.event_type, s.last_error)
         from public.notification_find('failed', notification_purge_all.event_type, notification_purge_all.target,
             notification_purge_all.since, notification_purge_all.before, notification_purge_all.error_class,
             notification_purge_all.error) s
@@ -206,14 +176,14 @@ revoke execute on function
     public.notification_error_class(text),
     public.notification_find(text, text, text, timestamptz, timestamptz, text, text),
     public.notification_replay_all(text, text, text, timestamptz, timestamptz, text, text, bigint, boolean),
-    public.notification_purge(uuid),
     public.notification_purge_all(text, text, timestamptz, timestamptz, text, text, bigint, boolean)
 from public;
 
 -- Gives a role what its kind needs, and no more:
 --   writer    business code: insert (also insert ... returning id), notification_publish
---   reader    people and dashboards: the views notification_status, notification_robot_status and notification_stats
---   operator  people on call: reader; replay, cancel, reschedule, purge; targets; pause and resume robots
+--   reader    people and dashboards: the views notification_status, notification_robot_status and notification_stats;
+--             attempts and audit; notification_find
+--   operator  people on call: reader; replay, cancel, reschedule, purge, one or many; targets; pause and resume robots
 --   relay     the sidecars postbell relay, consume and run
 create or replace function public.notification_grant(role_name name, kind text) returns text
 language plpgsql volatile
@@ -238,9 +208,8 @@ begin
             public.notification_publish(text, jsonb, text, text, timestamptz, text, jsonb, text, text, integer)
             to %I', role_name);
     when 'reader' then
-        execute pg_catalog.format('grant select on public.notification_status, public.notification_robot_status to %I',
-            role_name);
-        execute pg_catalog.format('grant select on public.notification_stats to %I', role_name);
+        execute pg_catalog.format('grant select on public.notification_status, public.notification_robot_status,
+            public.notification_stats, public.notification_attempts, public.notification_audit to %I', role_name);
         execute pg_catalog.format('grant execute on function public.notification_mask_target(text),
             public.notification_error_class(text),
             public.notification_find(text, text, text, timestamptz, timestamptz, text, text) to %I', role_name);
@@ -249,13 +218,15 @@ begin
         execute pg_catalog.format('grant select, insert, update, delete on public.notification_channels to %I', role_name);
         execute pg_catalog.format('grant execute on function public.notification_replay(uuid), public.notification_cancel(uuid),
             public.notification_reschedule(uuid, timestamptz), public.notification_robot_pause(text, text, text),
-            public.notification_robot_resume(text), public.notification_wake_relay(),
+            public.notification_robot_resume(text), public.notification_purge(uuid), public.notification_wake_relay(),
             public.notification_replay_all(text, text, text, timestamptz, timestamptz, text, text, bigint, boolean),
-            public.notification_purge(uuid),
             public.notification_purge_all(text, text, timestamptz, timestamptz, text, text, bigint, boolean) to %I', role_name);
     when 'relay' then
-        execute pg_catalog.format('grant select, update on public.notification_events to %I', role_name);
-        execute pg_catalog.format('grant select, insert, update on public.notification_robots to %I', role_name);
+        -- It removes what is old.
+        execute pg_catalog.format('grant select, update, delete on public.notification_events to %I', role_name);
+        execute pg_catalog.format('grant select, insert, update, delete on public.notification_robots to %I', role_name);
+        execute pg_catalog.format('grant select, insert, delete on public.notification_attempts to %I', role_name);
+        execute pg_catalog.format('grant select, delete on public.notification_audit to %I', role_name);
         execute pg_catalog.format('grant select on public.notification_channels, public.postbell_schema_history,
             public.notification_status to %I', role_name);
         execute pg_catalog.format('grant execute on function public.notification_wake_relay(),
@@ -265,5 +236,36 @@ begin
             using hint = 'a kind is writer, reader, operator or relay';
     end case;
     return pg_catalog.format('granted to %s: %s', role_name, kind);
+end
+$$;
+
+-- Roles that were granted a kind before have what is new in it, too.
+do $$
+declare
+    granted record;
+begin
+    for granted in
+        select distinct acl.grantee::regrole::name as role_name, kind.name as kind
+        from (
+            select relname as name, relowner as owner, relacl as acl
+            from pg_catalog.pg_class where relnamespace = 'public'::regnamespace
+            union all
+            select proname, proowner, proacl from pg_catalog.pg_proc where pronamespace = 'public'::regnamespace
+        ) object
+        cross join lateral pg_catalog.aclexplode(object.acl) acl
+        join (values
+            ('notification_status', 'SELECT', 'reader'),
+            ('notification_replay', 'EXECUTE', 'operator'),
+            ('notification_lanes', 'EXECUTE', 'relay')
+        ) kind (object, privilege, name) on kind.object = object.name and kind.privilege = acl.privilege_type
+        -- Not the owner, nor everybody.
+        where acl.grantee not in (object.owner, 0)
+    loop
+        -- A sidecar reads the status, too, and is no reader for that.
+        if granted.kind <> 'reader'
+            or not pg_catalog.has_function_privilege(granted.role_name, 'public.notification_lanes()', 'execute') then
+            perform public.notification_grant(granted.role_name, granted.kind);
+        end if;
+    end loop;
 end
 $$;

@@ -1,9 +1,10 @@
 -- doctor: what a session can see of its server and of its own rights, whether the schema is there or not.
 with needed (relation, privilege) as (
     -- What notification_grant gives the kind relay.
-    values ('notification_events', 'select'), ('notification_events', 'update'), ('notification_robots', 'select'),
-           ('notification_robots', 'insert'), ('notification_robots', 'update'), ('notification_channels', 'select'),
-           ('postbell_schema_history', 'select')
+    values ('notification_events', 'select'), ('notification_events', 'update'), ('notification_events', 'delete'),
+           ('notification_robots', 'select'), ('notification_robots', 'insert'), ('notification_robots', 'update'),
+           ('notification_robots', 'delete'), ('notification_channels', 'select'), ('notification_attempts', 'insert'),
+           ('notification_attempts', 'delete'), ('notification_audit', 'delete'), ('postbell_schema_history', 'select')
 ), lacking (what) as (
     select privilege || ' on ' || relation
     from needed
@@ -47,6 +48,13 @@ select jsonb_build_object(
         from pg_prepared_xacts
         where database = current_database()
         order by prepared
+        limit 1
+    ),
+    'slot', (
+        select jsonb_build_object('name', slot_name, 'age', age(xmin), 'active', active)
+        from pg_replication_slots
+        where xmin is not null
+        order by age(xmin) desc
         limit 1
     ),
     'has_history', to_regclass('public.postbell_schema_history') is not null,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::filter::Parameters;
 use super::list::{self, Event};
+use super::listing;
 use crate::config::{self, Rate, RobotRate};
 use crate::db::{self, Database, Durability};
 
@@ -97,9 +98,20 @@ pub(super) async fn candidates(client: &Object, filter: &Parameters, most: i64) 
 pub(super) fn show(events: &[Event], done: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if !events.is_empty() {
-        write!(out, "{}", list::table(events, list::width()))?;
+        write!(out, "{}", list::table(events, listing::width()))?;
     }
     Ok(writeln!(out, "{} would be {done}", events.len())?)
+}
+
+/// Says so where there may be more than so many.
+pub(super) fn tell_of_more(count: usize, most: i64) -> anyhow::Result<()> {
+    if i64::try_from(count).is_ok_and(|count| count == most) {
+        writeln!(
+            std::io::stdout().lock(),
+            "those were the oldest {most}; once more goes on, and --limit allows more at once"
+        )?;
+    }
+    Ok(())
 }
 
 fn pause(rate: Rate) -> Duration {

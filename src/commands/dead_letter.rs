@@ -1,11 +1,12 @@
 //! `postbell dead-letter`: what failed. The rows are the truth; the dead-letter stream is a notice of them.
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::act::{self, Act};
 use super::filter::Rest;
 use super::replay::{self, How};
-use super::{block_on, list};
+use super::{block_on, list, text};
 use crate::cli::BadConfiguration;
 use crate::config;
 
@@ -99,11 +100,20 @@ fn purge(args: Purge) -> anyhow::Result<()> {
             true => list::named(&client, &ids).await?,
             false => act::candidates(&client, &which.parameters(Some("failed")), limit).await?,
         };
+        // The function removes whatever has ended.
+        let others = events.iter().filter(|event| event.get("status").and_then(Value::as_str) != Some("failed"));
+        let others: Vec<String> = others.map(|event| text(event.get("id"))).collect();
+        anyhow::ensure!(
+            others.is_empty(),
+            "nothing removed: no dead letters, for they have not failed: {}",
+            others.join(", ")
+        );
         if dry_run {
-            return act::show(&events, "purged");
+            return act::show(&events, "removed");
         }
         let ids = if tell { ids } else { events.iter().filter_map(list::id).collect() };
-        let act = Act { done: "purged", call: "select notification_purge($1)", parameters: &[], rate: None };
-        act::each(&client, &ids, &act, tell).await
+        let act = Act { done: "removed", call: "select notification_purge($1)", parameters: &[], rate: None };
+        act::each(&client, &ids, &act, tell).await?;
+        if tell { Ok(()) } else { act::tell_of_more(ids.len(), limit) }
     })
 }

@@ -11,7 +11,7 @@ use std::io::Write as _;
 
 use serde_json::json;
 
-use super::{block_on, template};
+use super::{block_on, listing, template};
 use crate::config;
 
 /// Arguments of `postbell doctor`.
@@ -111,10 +111,7 @@ impl Report {
                 writeln!(out, "{}", json!({ "verdict": word, "what": what, "found": found, "remedy": remedy }))?;
                 continue;
             }
-            writeln!(out, "{word:<4}  {what:<13} {found}")?;
-            if let Some(remedy) = remedy {
-                writeln!(out, "{:<19} → {remedy}", "")?;
-            }
+            writeln!(out, "{}", lines(word, what, &found, remedy.as_deref(), listing::width()))?;
         }
         Ok(out.flush()?)
     }
@@ -130,6 +127,38 @@ impl Report {
     }
 }
 
+/// A finding for people: one line, and one more where there is something to do; on a terminal, as many as fit its width.
+fn lines(word: &str, what: &str, found: &str, remedy: Option<&str>, width: Option<usize>) -> String {
+    /// Of what comes before what was found.
+    const MARGIN: usize = 20;
+    /// Narrower is not readable.
+    const LEAST: usize = 30;
+    let fit = |text: &str, indent: usize| match width {
+        Some(width) => wrap(text, width.saturating_sub(indent).max(LEAST)).join(&format!("\n{:indent$}", "")),
+        None => text.to_owned(),
+    };
+    let mut lines = format!("{word:<4}  {what:<13} {}", fit(found, MARGIN));
+    if let Some(remedy) = remedy {
+        lines.push_str(&format!("\n{:MARGIN$}→ {}", "", fit(remedy, MARGIN + 2)));
+    }
+    lines
+}
+
+/// Whole words on each line.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 fn templates(config: &config::Templates) -> Vec<Finding> {
     const WHAT: &str = "templates";
     let remedy = "postbell template check shows all of them; correct them and restart the consumers";
@@ -143,5 +172,19 @@ fn templates(config: &config::Templates) -> Vec<Finding> {
             vec![Finding::ok(WHAT, format!("{} load, {} render their samples", seen.count, seen.rendered))]
         }
         Ok(seen) => seen.problems.into_iter().map(|problem| Finding::fail(WHAT, problem, remedy)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_fits_the_terminal_and_is_one_line_for_other_programs() {
+        let found = "a word and another word, and so on to the end";
+        assert_eq!(lines("ok", "clock", found, None, None), format!("ok    clock         {found}"));
+        let narrow = lines("fail", "clock", found, Some("set it"), Some(50));
+        let expected = "fail  clock         a word and another word, and\n                    so on to the end\n                    → set it";
+        assert_eq!(narrow, expected);
     }
 }

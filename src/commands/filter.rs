@@ -61,14 +61,16 @@ const CLASSES: [&str; 10] = [
 
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum When {
+pub(super) enum When {
+    /// As it was given.
     At(Timestamp),
     /// By the clock of PostgreSQL.
     Ago(Duration),
 }
 
 impl When {
-    fn parse(text: &str) -> Result<When, String> {
+    /// Reads it.
+    pub(super) fn parse(text: &str) -> Result<When, String> {
         let allowed = || "a duration such as 90m, 12h or 2d, a day such as 2026-11-26 (UTC), or a time such as 2026-11-26T09:00:00+08:00";
         if let Ok(at) = text.parse::<Timestamp>() {
             return Ok(When::At(at));
@@ -81,10 +83,19 @@ impl When {
         let span = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| allowed())?;
         Duration::try_from(span).map(When::Ago).map_err(|_| allowed().to_owned())
     }
+
+    /// As a statement takes it.
+    pub(super) fn moment(when: Option<When>) -> Moment {
+        match when {
+            None => (None, None),
+            Some(When::At(at)) => (Some(at), None),
+            Some(When::Ago(ago)) => (None, Some(ago.as_secs_f64())),
+        }
+    }
 }
 
-/// A time, or how many seconds ago it was.
-type Moment = (Option<Timestamp>, Option<f64>);
+/// A time, or how many seconds ago it was: two parameters of a statement.
+pub(super) type Moment = (Option<Timestamp>, Option<f64>);
 
 /// The first nine parameters of the statements that find events.
 pub(super) struct Parameters {
@@ -123,17 +134,12 @@ impl Rest {
 
     /// As a statement takes it, for events of this status.
     pub(super) fn parameters(&self, status: Option<&str>) -> Parameters {
-        let moment = |when| match when {
-            None => (None, None),
-            Some(When::At(at)) => (Some(at), None),
-            Some(When::Ago(ago)) => (None, Some(ago.as_secs_f64())),
-        };
         Parameters {
             status: status.map(str::to_owned),
             event_type: self.event_type.clone(),
             target: self.target.clone(),
-            since: moment(self.since),
-            before: moment(self.before),
+            since: When::moment(self.since),
+            before: When::moment(self.before),
             error_class: self.error_class.clone(),
             error: self.error.clone(),
         }

@@ -5,14 +5,13 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use deadpool_postgres::Object;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::filter::{Filter, Parameters, Rest};
+use super::listing::{self, Row, printable, seconds};
 use super::{block_on, cut, text};
 use crate::config;
 use crate::db::{self, Database, Durability};
@@ -103,7 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The newest events that fit, the newest first.
-pub(super) async fn find(client: &Object, filter: &Parameters, most: i64) -> anyhow::Result<Vec<Event>> {
+async fn find(client: &Object, filter: &Parameters, most: i64) -> anyhow::Result<Vec<Event>> {
     let found = client.query(include_str!("../../sql/operate/list.sql"), &filter.and(&[&most])).await;
     Ok(events(&found.map_err(db::Failed::from).context("looking for events")?))
 }
@@ -115,6 +114,7 @@ pub(super) async fn named(client: &Object, ids: &[Uuid]) -> anyhow::Result<Vec<E
     Ok(events(&found.map_err(db::Failed::from).context("reading notification_status")?))
 }
 
+/// The rows' first column.
 pub(super) fn events(rows: &[tokio_postgres::Row]) -> Vec<Event> {
     let events = rows.iter().filter_map(|row| match row.get(0) {
         Value::Object(event) => Some(event),
@@ -124,7 +124,7 @@ pub(super) fn events(rows: &[tokio_postgres::Row]) -> Vec<Event> {
 }
 
 /// Puts payload and options into each.
-pub(super) async fn add_payloads(client: &Object, events: &mut [Event]) -> anyhow::Result<()> {
+async fn add_payloads(client: &Object, events: &mut [Event]) -> anyhow::Result<()> {
     let ids: Vec<Uuid> = events.iter().filter_map(id).collect();
     let found = client.query(include_str!("../../sql/operate/payloads.sql"), &[&ids]).await;
     let found = found.map_err(db::Failed::from).context("--payload reads notification_events itself")?;
@@ -139,6 +139,7 @@ pub(super) async fn add_payloads(client: &Object, events: &mut [Event]) -> anyho
     Ok(())
 }
 
+/// Its primary key.
 pub(super) fn id(event: &Event) -> Option<Uuid> {
     event.get("id")?.as_str()?.parse().ok()
 }
@@ -193,7 +194,7 @@ fn print(events: &[Event], args: &Shown) -> anyhow::Result<()> {
         writeln!(out, "no event fits")?;
         return Ok(());
     }
-    write!(out, "{}", table(events, width()))?;
+    write!(out, "{}", table(events, listing::width()))?;
     let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
     if count == args.limit {
         writeln!(out, "the newest {count}; --limit shows more")?;
@@ -210,68 +211,40 @@ fn print_each(events: &[Event], args: &Shown) -> anyhow::Result<()> {
         } else {
             let mut cells = cells(event);
             cells.extend(why(event));
-            writeln!(out, "{}", cells.join("  "))?;
-            write_payload(&mut out, event)?;
+            writeln!(out, "{}", printable(&cells.join("  ")))?;
+            for line in payload(event).lines() {
+                writeln!(out, "    {line}")?;
+            }
         }
     }
     Ok(out.flush()?)
 }
 
-fn write_payload(out: &mut impl std::io::Write, event: &Event) -> std::io::Result<()> {
-    for key in ["payload", "options"] {
-        match event.get(key) {
-            None => {}
-            Some(Value::Object(empty)) if empty.is_empty() => {}
-            Some(value) => writeln!(out, "    {key}: {value}")?,
-        }
-    }
-    Ok(())
+/// Payload and options, a line each, where they were asked for.
+fn payload(event: &Event) -> String {
+    let parts = ["payload", "options"].into_iter().filter_map(|key| match event.get(key)? {
+        Value::Object(empty) if empty.is_empty() => None,
+        value => Some(format!("{key}: {value}\n")),
+    });
+    parts.collect()
 }
 
 /// The columns of the table.
-const COLUMNS: [&str; 5] = ["id", "last change", "status", "event type", "target"];
+const COLUMNS: [&str; 6] = ["id", "last change", "status", "event type", "target", "why"];
 
-/// How wide the terminal is; none: it is written for another program.
-pub(super) fn width() -> Option<usize> {
-    terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0))
-}
-
-/// The events with why they failed: on a terminal on a line of its own, for other programs on the same.
+/// The events with why they failed, or what they wait for.
 pub(super) fn table(events: &[Event], width: Option<usize>) -> String {
-    let mut table = Table::new();
-    table.load_preset(NOTHING);
-    let why_column = width.is_none().then_some("why");
-    table.set_header(COLUMNS.into_iter().chain(why_column));
-    for event in events {
-        let why = width.is_none().then(|| why(event).unwrap_or_default());
-        table.add_row(cells(event).into_iter().chain(why));
-    }
-    let lines = table.trim_fmt();
-    let mut lines = lines.lines();
-    let mut shown = String::new();
-    shown.push_str(lines.next().unwrap_or_default());
-    shown.push('\n');
-    for (event, line) in events.iter().zip(lines) {
-        shown.push_str(line);
-        shown.push('\n');
-        if let (Some(width), Some(why)) = (width, why(event)) {
-            shown.push_str(&format!("    {}\n", cut(&why, width.saturating_sub(4).max(20))));
-        }
-        let mut payload = Vec::new();
-        let _ = write_payload(&mut payload, event);
-        shown.push_str(&String::from_utf8_lossy(&payload));
-    }
-    shown
+    let row = |event: &Event| Row { cells: cells(event), note: why(event), below: payload(event) };
+    listing::show(&COLUMNS, &events.iter().map(row).collect::<Vec<_>>(), width)
 }
 
 fn cells(event: &Event) -> Vec<String> {
     let changed = ["failed_at", "delivered_at", "completed_at", "created_at"];
     let changed = changed.iter().map(|column| text(event.get(*column))).find(|at| !at.is_empty()).unwrap_or_default();
-    let changed = changed.chars().take(19).collect::<String>().replace('T', " ");
+    let changed = seconds(&changed);
     let status = text(event.get("status"));
-    // They come from callers, and may hold anything.
     let (event_type, target) = (cut(&text(event.get("event_type")), 40), cut(&text(event.get("target")), 40));
-    vec![text(event.get("id")), changed, status, printable(&event_type), printable(&target)]
+    vec![text(event.get("id")), changed, status, event_type, target]
 }
 
 /// Why it is not delivered: what it waits for, and its last error.
@@ -284,10 +257,5 @@ fn why(event: &Event) -> Option<String> {
         (_, false, true) => detail,
         (_, false, false) => format!("{detail}; last error: {error}"),
     };
-    Some(printable(&cut(&why, 300)))
-}
-
-/// On one line, and without what a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    Some(cut(&why, 300))
 }

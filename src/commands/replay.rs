@@ -91,5 +91,6 @@ pub(super) async fn replay(client: &Object, ids: Vec<Uuid>, which: &Parameters, 
     }
     let ids = if tell { ids } else { events.iter().filter_map(list::id).collect() };
     let act = Act { done: "replayed", call: "select notification_replay($1)", parameters: &[], rate: how.rate.0 };
-    act::each(client, &ids, &act, tell).await
+    act::each(client, &ids, &act, tell).await?;
+    if tell { Ok(()) } else { act::tell_of_more(ids.len(), how.limit) }
 }

@@ -66,6 +66,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// A connection on which the audit knows who acts.
+async fn connect_as(config: &config::Database, operator: &config::Operator) -> anyhow::Result<Object> {
+    super::act::connect(config, operator).await
+}
+
 async fn connect(config: &config::Database) -> anyhow::Result<Object> {
     db::client(&Database::new(config)?.pool(1, Durability::Durable)?).await
 }

@@ -1,11 +1,13 @@
 //! What people on call do, with the command line and with SQL alone.
 
+mod audit;
 mod dead_letter;
 mod doctor;
 mod list;
 mod migrate;
 mod replay;
 mod stats;
+mod walk_through;
 
 use uuid::Uuid;
 

@@ -30,6 +30,9 @@ const BAD_SKEW: f64 = 300.0;
 /// A transaction that is open for longer keeps dead rows.
 const OLD_TRANSACTION: Duration = Duration::from_secs(15 * 60);
 
+/// A replication slot that is so many transactions behind keeps dead rows.
+const OLD_SLOT: i64 = 1_000_000;
+
 /// Rows that are due for longer than this have nobody who moves them.
 const OVERDUE: Duration = Duration::from_secs(60);
 
@@ -58,6 +61,7 @@ struct Facts {
     sees_others: bool,
     oldest_transaction: Option<Open>,
     prepared: Option<Prepared>,
+    slot: Option<Slot>,
     has_history: bool,
     trigger: Option<String>,
     rows: Option<Rows>,
@@ -76,6 +80,15 @@ struct Open {
 struct Prepared {
     name: String,
     seconds: f64,
+}
+
+/// A replication slot that keeps dead rows.
+#[derive(Clone, Debug, Deserialize)]
+struct Slot {
+    name: String,
+    /// In transactions.
+    age: i64,
+    active: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -209,7 +222,7 @@ fn crashes(facts: &Facts) -> Finding {
                 "{} off: a crash of that machine may lose committed events, or all of the database",
                 off.join(" and ")
             ),
-            "alter system set fsync = on, full_page_writes = on; off is for tests",
+            "alter system set fsync = on; alter system set full_page_writes = on; off is for tests",
         );
     }
     // synchronous_commit every session of postbell sets for itself.
@@ -256,6 +269,14 @@ fn transactions(facts: &Facts) -> Vec<Finding> {
             WHAT,
             format!("open for {}: process {pid} of {}", since(*seconds), who.join(", ")),
             format!("end it, or select pg_terminate_backend({pid}): no dead row goes meanwhile, and the table grows"),
+        ));
+    }
+    if let Some(Slot { name, age, active }) = facts.slot.as_ref().filter(|slot| slot.age > OLD_SLOT) {
+        let idle = if *active { "" } else { ", and nobody reads it" };
+        findings.push(Finding::warn(
+            WHAT,
+            format!("the replication slot {name} is {age} transactions behind{idle}"),
+            format!("bring its standby back, or select pg_drop_replication_slot('{name}'): no dead row goes meanwhile"),
         ));
     }
     if findings.is_empty() {
@@ -415,6 +436,63 @@ mod tests {
             assert_eq!(finding.verdict, verdict);
             assert!(finding.found.contains(says), "{finding:?}");
         }
+    }
+
+    /// A server on which all is well, but for this.
+    fn facts(but: serde_json::Value) -> Facts {
+        let mut whole = serde_json::json!({
+            "version": "17.2", "version_num": 170_002, "is_standby": false, "role": "postbell", "is_superuser": false,
+            "fsync": "on", "full_page_writes": "on", "synchronous_standby_names": "", "autovacuum": "on", "clock_s": 0.0,
+            "most_connections": 97, "connections": 12, "relays": 1, "sees_others": true, "has_history": true, "trigger": "O",
+            "lacking": [],
+        });
+        let serde_json::Value::Object(but) = but else { panic!("{but}") };
+        whole.as_object_mut().unwrap().extend(but);
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_or_takes_no_writes_fails() {
+        let judged = |but| server(&facts(but), "db").remove(0);
+        assert_eq!(judged(serde_json::json!({})).verdict, Verdict::Ok);
+        assert_eq!(judged(serde_json::json!({"version_num": 120_000})).verdict, Verdict::Fail);
+        let standby = judged(serde_json::json!({"is_standby": true}));
+        assert!(standby.verdict == Verdict::Fail && standby.found.contains("standby"), "{standby:?}");
+    }
+
+    #[test]
+    fn transactions_and_slots_that_keep_dead_rows_are_warned_of_by_name() {
+        let judged = |but| transactions(&facts(but));
+        assert_eq!(judged(serde_json::json!({}))[0].verdict, Verdict::Ok);
+        let young =
+            serde_json::json!({"oldest_transaction": {"pid": 7, "seconds": 60.0, "by": "hire", "application": "psql"}});
+        assert_eq!(judged(young)[0].verdict, Verdict::Ok);
+        let old = judged(serde_json::json!({
+            "oldest_transaction": {"pid": 7, "seconds": 4000.0, "by": "hire", "application": "psql"},
+            "prepared": {"name": "two-phase", "seconds": 90_061.0},
+            "slot": {"name": "standby_1", "age": 2_000_000, "active": false},
+        }));
+        let found: Vec<&str> = old.iter().map(|finding| finding.found.as_str()).collect();
+        assert_eq!(
+            found,
+            [
+                "prepared and never ended, since 1 d 1 h: two-phase",
+                "open for 1 h 6 min: process 7 of hire, psql",
+                "the replication slot standby_1 is 2000000 transactions behind, and nobody reads it"
+            ]
+        );
+        assert!(old.iter().all(|finding| finding.verdict == Verdict::Warn));
+        let blind = judged(serde_json::json!({"sees_others": false}));
+        assert!(blind[0].found.contains("as far as this role sees"), "{blind:?}");
+    }
+
+    #[test]
+    fn what_a_crash_could_cost_and_connections_that_run_out_are_warned_of() {
+        assert_eq!(crashes(&facts(serde_json::json!({}))).verdict, Verdict::Ok);
+        let off = crashes(&facts(serde_json::json!({"fsync": "off", "full_page_writes": "off"})));
+        assert!(off.verdict == Verdict::Warn && off.found.starts_with("fsync and full_page_writes off"), "{off:?}");
+        assert_eq!(connections(&facts(serde_json::json!({}))).verdict, Verdict::Ok);
+        assert_eq!(connections(&facts(serde_json::json!({"connections": 95}))).verdict, Verdict::Warn);
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl Env {
         self.0.insert(variable.to_owned(), value.to_string());
         self
     }
+
+    /// What is set.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
 }
 
 /// A running `postbell`; killed when dropped. What it wrote is shown where the test fails.

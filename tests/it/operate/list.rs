@@ -141,3 +141,19 @@ async fn a_reader_lists_and_is_told_what_a_payload_needs() {
     let refused = failed(&format!("replay {id}"), 1, &env).await;
     assert!(refused.contains("notification_grant('role', 'operator')"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_reader_of_the_output_that_has_had_enough_is_no_error() {
+    let world = World::new().await;
+    let many = "insert into notification_events (event_type, payload) select 'a', '{}' from generate_series(1, 5000)";
+    world.client().batch_execute(many).await.unwrap();
+    let script = r#""$1" list --limit 5000 | head -n 1; echo "ended with ${PIPESTATUS[0]}" "#;
+    let output = tokio::process::Command::new("bash")
+        .args(["-c", script, "bash", env!("CARGO_BIN_EXE_postbell")])
+        .env("DATABASE_URL", world.database.url())
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("ended with 141"), "{output:?}");
+}

@@ -23,7 +23,8 @@ async fn what_fits_is_replayed_and_nothing_else_and_a_dry_run_only_says_so() {
     assert_eq!(done(&format!("replay {which}"), &world.env()).await, "2 replayed");
     assert_eq!(statuses(&world, &ids).await, ["failed", "pending", "pending", "failed"]);
     assert_eq!(done(&format!("replay {which}"), &world.env()).await, "0 replayed");
-    assert_eq!(done("replay --error LONG --limit 1", &world.env()).await, "1 replayed");
+    let one = done("replay --error LONG --limit 1", &world.env()).await;
+    assert!(one.starts_with("1 replayed\nthose were the oldest 1; once more goes on"), "{one}");
     assert_eq!(statuses(&world, &ids).await, ["failed", "pending", "pending", "pending"]);
 }
 
@@ -103,7 +104,8 @@ async fn a_rate_is_kept_and_an_interruption_says_what_was_done() {
         dead_letter(&world, "a", "message: too long", 1).await;
     }
     let start = Instant::now();
-    assert_eq!(done("replay --status failed --limit 3 --rate 4/s", &world.env()).await, "3 replayed");
+    let three = done("replay --status failed --limit 3 --rate 4/s", &world.env()).await;
+    assert!(three.starts_with("3 replayed\n"), "{three}");
     assert!(start.elapsed() > Duration::from_millis(500), "two pauses of 250 ms: {:?}", start.elapsed());
 
     let mut slow = Postbell::start(&["replay", "--status", "failed", "--rate", "1/1h"], &world.env());

@@ -37,6 +37,8 @@ const KINDS: [(&str, &[&str]); 4] = [
         &[
             "execute notification_error_class",
             "execute notification_find",
+            "select on notification_attempts",
+            "select on notification_audit",
             "select on notification_robot_status",
             "select on notification_stats",
             "select on notification_status",
@@ -57,6 +59,8 @@ const KINDS: [(&str, &[&str]); 4] = [
             "execute notification_robot_pause",
             "execute notification_robot_resume",
             "insert on notification_channels",
+            "select on notification_attempts",
+            "select on notification_audit",
             "select on notification_channels",
             "select on notification_robot_status",
             "select on notification_stats",
@@ -67,8 +71,15 @@ const KINDS: [(&str, &[&str]); 4] = [
     (
         "relay",
         &[
+            "delete on notification_attempts",
+            "delete on notification_audit",
+            "delete on notification_events",
+            "delete on notification_robots",
             "execute notification_lanes",
+            "insert on notification_attempts",
             "insert on notification_robots",
+            "select on notification_attempts",
+            "select on notification_audit",
             "select on notification_channels",
             "select on notification_events",
             "select on notification_robots",
@@ -346,8 +357,11 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
     assert_denied(
         &relay,
         &[
-            "delete from notification_events",
+            "truncate notification_events",
             "insert into notification_events (event_type, payload) values ('a', '{}')",
+            "update notification_attempts set answer = null",
+            "update notification_audit set actor = 'somebody else'",
+            "insert into notification_audit (actor, database_user, action) values ('a', 'b', 'replay')",
         ],
     )
     .await;
