@@ -32,8 +32,11 @@ use crate::cli::BadConfiguration;
 use crate::db;
 
 /// Runs an asynchronous command on a runtime of its own.
+///
+/// One thread: a sidecar waits far more than it computes, and handing work from thread to thread cost a seventh of the
+/// consumer's CPU. What may block (files, names of hosts) goes to threads of its own.
 pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 /// A row that the database refuses is bad usage; the constraint's name says what is allowed.
