@@ -56,10 +56,9 @@ async fn check(pool: &Pool) -> anyhow::Result<()> {
         changed.join(", ")
     );
     if !pending.is_empty() {
-        let newest = migrations::newest();
-        return Err(
-            NotYet(format!("the schema is at version {version}, postbell migrate brings it to {newest}")).into()
-        );
+        let count =
+            if pending.len() == 1 { "1 migration is".to_owned() } else { format!("{} migrations are", pending.len()) };
+        return Err(NotYet(format!("{count} not applied yet; postbell migrate applies them")).into());
     }
     writeln!(out, "schema is at version {version}")?;
     Ok(())
