@@ -74,6 +74,15 @@ enum Next {
     Woken(Duration),
 }
 
+/// Whether notifications come through to a connection of this kind, tried with one.
+///
+/// # Errors
+///
+/// Why they do not.
+pub async fn hears(database: &Database, store: &Store) -> anyhow::Result<()> {
+    listen::Listener::connect(database, store, Arc::default()).await.map(drop)
+}
+
 impl<Q: Queue> Relay<Q> {
     /// Registers the relay with the health of its process.
     pub fn expect(health: &Health, config: &config::Relay) {

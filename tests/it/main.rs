@@ -11,6 +11,8 @@ mod crash;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod operate;
+#[cfg(test)]
 mod options;
 #[cfg(test)]
 mod pipeline;

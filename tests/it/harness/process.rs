@@ -23,6 +23,11 @@ impl Env {
         self.0.insert(variable.to_owned(), value.to_string());
         self
     }
+
+    /// What is set.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
 }
 
 /// A running `postbell`; killed when dropped. What it wrote is shown where the test fails.
@@ -100,6 +105,11 @@ impl Postbell {
     /// Asks it to finish.
     pub(crate) fn sigterm(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Interrupts it, as Ctrl-C does.
+    pub(crate) fn sigint(&self) {
+        self.signal(Signal::INT);
     }
 
     /// Freezes it, as a paused virtual machine would be.
