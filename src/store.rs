@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use deadpool_postgres::{Object, Pool};
+use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -41,6 +42,24 @@ pub struct Claimed {
     pub is_dead: bool,
     /// What goes into the queue.
     pub message: Message,
+}
+
+/// A place in the order in which rows become due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// When the row there became due.
+    pub due_at: Timestamp,
+    /// Its insertion order.
+    pub seq: i64,
+}
+
+/// What a claim found.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// The rows, in insertion order.
+    pub rows: Vec<Claimed>,
+    /// How far it looked for rows that are not urgent; none where it found no such row.
+    pub scanned: Option<Position>,
 }
 
 /// The verdict on a row whose hint was received. Rows that are done, not due, or gone have none.
@@ -178,15 +197,27 @@ impl Store {
     }
 
     /// Claims due rows, urgent ones first, else the oldest first, with a hint lease: at most `most` that are owed a dead
-    /// letter, and at most `most` others, where they find `room`.
-    pub async fn claim(&self, most: usize, room: Room, hint_lease: Duration) -> anyhow::Result<Vec<Claimed>> {
+    /// letter, and at most `most` others, where they find `room`. It looks for those that are not urgent `behind` this
+    /// place only.
+    pub async fn claim(
+        &self,
+        most: usize,
+        room: Room,
+        hint_lease: Duration,
+        behind: Option<Position>,
+    ) -> anyhow::Result<Claims> {
         let [dead_letters, hints, urgent] =
             [most, most.min(room.normal), most.min(room.urgent)].map(|most| most as i64);
         let lease = hint_lease.as_secs_f64();
-        let rows = self.rows("claim", query!("claim"), &[&dead_letters, &hints, &urgent, &lease]).await?;
-        let mut claimed: Vec<Claimed> = rows.iter().map(claimed).collect();
-        claimed.sort_unstable_by_key(|row| row.seq);
-        Ok(claimed)
+        let (due_at, seq) = (behind.map(|position| position.due_at), behind.map(|position| position.seq));
+        let parameters: &[&(dyn ToSql + Sync)] = &[&dead_letters, &hints, &urgent, &lease, &due_at, &seq];
+        let rows = self.rows("claim", query!("claim"), parameters).await?;
+        let scanned = rows.first().and_then(|row| {
+            Some(Position { due_at: row.get::<_, Option<_>>("scanned_at")?, seq: row.get("scanned_seq") })
+        });
+        let mut rows: Vec<Claimed> = rows.iter().map(claimed).collect();
+        rows.sort_unstable_by_key(|row| row.seq);
+        Ok(Claims { rows, scanned })
     }
 
     /// Gives back the leases of hints that did not reach the queue.

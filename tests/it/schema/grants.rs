@@ -331,7 +331,9 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
     for (name, sql) in statements() {
         let ran = match name.as_str() {
             "backlog" => relay.query(&sql, &[&10_i64]).await,
-            "claim" => relay.query(&sql, &[&10_i64, &10_i64, &10_i64, &60.0]).await,
+            "claim" => {
+                relay.query(&sql, &[&10_i64, &10_i64, &10_i64, &60.0, &None::<jiff::Timestamp>, &None::<i64>]).await
+            }
             "complete_dead_letters" => relay.query(&sql, &[&ids, &zeros]).await,
             "give_back" => relay.query(&sql, &[&ids]).await,
             "holds" => relay.query(&sql, &[&id, &0, &0]).await,
