@@ -245,9 +245,17 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
 /// The kind of role that may use what a refusal names; in every language it names it.
 fn grant_for(refusal: &str) -> &'static str {
     let names = |names: &[&str]| names.iter().any(|name| refusal.contains(name));
-    if names(&["notification_status", "notification_robot_status"]) {
+    if names(&["notification_status", "notification_robot_status", "notification_attempts", "notification_audit"]) {
         "reader"
-    } else if names(&["notification_channels", "notification_robot_pause", "notification_robot_resume"]) {
+    } else if names(&[
+        "notification_channels",
+        "notification_robot_pause",
+        "notification_robot_resume",
+        "notification_replay",
+        "notification_cancel",
+        "notification_reschedule",
+        "notification_purge",
+    ]) {
         "operator"
     } else if names(&["postbell_schema_history", "notification_robots", "notification_lanes"]) {
         "relay"
@@ -295,7 +303,9 @@ mod tests {
             ("permission denied for schema public", "writer"),
             ("permission denied for view notification_status", "reader"),
             ("permission denied for view notification_robot_status", "reader"),
+            ("permission denied for table notification_attempts", "reader"),
             ("permission denied for table notification_channels", "operator"),
+            ("permission denied for function notification_purge", "operator"),
             ("permission denied for table postbell_schema_history", "relay"),
             ("permission denied for table notification_robots", "relay"),
             ("keine Berechtigung für Funktion notification_robot_pause", "operator"),
