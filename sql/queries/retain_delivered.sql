@@ -3,14 +3,18 @@
 -- behind, rows that somebody holds and entries of the index that are not cleaned up yet, is not looked at again
 with ended as (
     select id, completed_at
-    from notification_events
+    from notification_events e
     where completed_at is not null
       and failed_at is null
       and completed_at >= coalesce($3::timestamptz, '-infinity')
       and completed_at < now() - $1 * interval '1 second'
+      -- It may be the only one that knows that their message arrived.
+      and not exists (
+          select from notification_events other where other.digest_id = e.digest_id and other.completed_at is null
+      )
     order by completed_at
     limit $2
-    for update skip locked
+    for update of e skip locked
 ), removed as (
     delete from notification_events
     where id = any(array(select id from ended))

@@ -18,9 +18,9 @@ use crate::harness::{SOON, World, eventually};
 const LOCK: &str = "locktype = 'advisory' and classid = x'70627265'::integer and objid = x'7461696e'::integer";
 
 #[derive(Parser)]
-struct Limits {
+pub(crate) struct Limits {
     #[command(flatten)]
-    retention: config::Retention,
+    pub(crate) retention: config::Retention,
 }
 
 /// Removes with these flags instead of the defaults.
@@ -96,6 +96,29 @@ async fn what_ended_long_ago_goes_and_what_is_not_done_stays_whatever_its_age() 
         assert!(text.contains(&format!("notification_rows_removed_total{{{line}")), "{text}");
     }
     assert_eq!(sweep(&world, &[]).await, Some(Removed::default()), "nothing is left to do");
+}
+
+#[tokio::test]
+async fn what_knows_that_a_message_arrived_stays_until_all_who_are_in_it_know() {
+    let world = World::new().await;
+    let client = world.client();
+    let insert = "insert into notification_events
+            (event_type, payload, status, digest_id, delivered_at, sending_until, completed_at)
+        values ('knows', '{}', 'delivered', $1, now() - interval '40 days', null, now() - interval '40 days'),
+            ('is not told', '{}', 'delivering', $1, null, now() - interval '40 days', null)";
+    client.execute(insert, &[&uuid::Uuid::new_v4()]).await.unwrap();
+    assert_eq!(sweep(&world, &[]).await, Some(Removed::default()));
+    let said: String = client
+        .query_one("select notification_purge(id) from notification_events where seq = 1", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert!(said.starts_with("unchanged: the event is part of a message"), "{said}");
+    let told = "update notification_events set status = 'delivered', delivered_at = now(), completed_at = now()
+        where event_type = 'is not told'";
+    client.batch_execute(told).await.unwrap();
+    assert_eq!(sweep(&world, &[]).await.unwrap().of(Kind::Delivered), 1);
+    assert_eq!(left(client).await, ["is not told"]);
 }
 
 #[tokio::test]
