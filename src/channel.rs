@@ -259,6 +259,11 @@ impl Channels {
         self.directory().budgeted()
     }
 
+    /// The robots that cannot be reached as they are configured, and why; free of tokens.
+    pub fn faults(&self) -> Vec<(String, String)> {
+        self.directory().faults()
+    }
+
     /// The names of all robots and pools that can be used.
     pub fn usable(&self) -> Vec<String> {
         let directory = self.directory();

@@ -9,7 +9,10 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{consume, migrate, publish, relay, robots, run, sandbox, status, template};
+use crate::commands::{
+    audit, cancel, consume, dead_letter, doctor, list, migrate, publish, relay, replay, reschedule, robots, run,
+    sandbox, stats, status, template,
+};
 use crate::config;
 
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
@@ -26,7 +29,7 @@ pub const EXIT_NOT_YET: u8 = 75;
 #[command(name = "postbell", version, propagate_version = true, max_term_width = 110)]
 #[command(after_help = "Settings are options and environment variables, shown with each other; the option wins.\n\
                         Exit codes: 0 done, 1 failed, 64 bad usage or configuration, 75 not done yet (publish --wait, \
-                        robots test).")]
+                        robots test, migrate --check).")]
 pub struct Cli {
     #[command(flatten)]
     log: config::Log,
@@ -46,8 +49,25 @@ enum Command {
     Run(Box<run::Args>),
     /// Insert one event and print its id
     Publish(publish::Args),
+    /// Find events, and follow what becomes of them
+    List(list::Args),
     /// Show what became of events
     Status(status::Args),
+    /// Send events again that were delivered, failed or cancelled
+    Replay(replay::Args),
+    /// Take events back that are not delivered yet
+    Cancel(cancel::Args),
+    /// Move pending events to another time
+    Reschedule(reschedule::Args),
+    /// Show what failed, send it again, or remove it
+    #[command(subcommand)]
+    DeadLetter(dead_letter::Command),
+    /// Show who replayed, cancelled, paused or changed what, and when
+    Audit(audit::Args),
+    /// Show how things are at a glance: backlog, what waits, dead letters, rates, robots
+    Stats(stats::Args),
+    /// Look at everything postbell depends on, and say what is wrong and how to mend it
+    Doctor(Box<doctor::Args>),
     /// Show robots, add and remove them, pause, resume and test them
     Robots(robots::Args),
     /// A strict stand-in for the DingTalk robot, with a page that shows the group
@@ -67,6 +87,9 @@ pub struct BadConfiguration(pub String);
 #[error("{0}")]
 pub struct NotYet(pub String);
 
+/// Nobody reads the output any more: what a shell makes of a program that SIGPIPE ended.
+const EXIT_BROKEN_PIPE: u8 = 141;
+
 /// Runs the command and turns its result into an exit code.
 pub fn run(cli: Cli) -> ExitCode {
     // One provider for all TLS: PostgreSQL, Redis and the robots. It fails only if one is installed already.
@@ -78,13 +101,23 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Consume(args) => consume::run(args),
         Command::Run(args) => run::run(*args),
         Command::Publish(args) => publish::run(args),
+        Command::List(args) => list::run(args),
         Command::Status(args) => status::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Cancel(args) => cancel::run(args),
+        Command::Reschedule(args) => reschedule::run(args),
+        Command::DeadLetter(command) => dead_letter::run(command),
+        Command::Audit(args) => audit::run(args),
+        Command::Stats(args) => stats::run(args),
+        Command::Doctor(args) => doctor::run(*args),
         Command::Robots(args) => robots::run(args),
         Command::Sandbox(args) => sandbox::run(args),
         Command::Template(command) => template::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has had enough, as head does: nothing to complain of.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_BROKEN_PIPE),
         Err(error) => {
             complain(&format!("postbell: {error:#}"));
             if let Some(hint) = crate::db::hint(&error) {
@@ -93,6 +126,10 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

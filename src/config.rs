@@ -34,6 +34,7 @@
 //! | `NOTIFICATION_UNKNOWN_TARGET` | `fail` | what becomes of an event whose target nobody knows: `fail` or `wait` |
 //! | `NOTIFICATION_HTTP_ADDR` | `127.0.0.1:9464` | health and metrics; `off` for none |
 //! | `NOTIFICATION_SHUTDOWN_GRACE` | `25s` | time to finish what is in hand |
+//! | `NOTIFICATION_ACTOR` | – | who an operator is, for the audit |
 //! | `NOTIFICATION_LOG` | `info` | log filter |
 //! | `NOTIFICATION_LOG_FORMAT` | `text` | `text` or `json` |
 //!
@@ -340,6 +341,21 @@ pub struct Sending {
     pub templates: Templates,
 }
 
+/// Who changes something.
+#[derive(Args, Clone, Debug)]
+pub struct Operator {
+    /// Who you are, for the audit; without it there is the database's user alone
+    #[arg(long = "as", env = "NOTIFICATION_ACTOR", value_name = "NAME", value_parser = parse_actor)]
+    pub actor: Option<String>,
+}
+
+impl Operator {
+    /// The name, where one is set.
+    pub fn actor(&self) -> Option<&str> {
+        self.actor.as_deref().filter(|name| !name.is_empty())
+    }
+}
+
 /// What is logged, and how.
 #[derive(Args, Clone, Debug)]
 pub struct Log {
@@ -544,6 +560,13 @@ fn parse_key(text: &str) -> Result<String, String> {
         return Err("1 to 512 printable characters".to_owned());
     }
     Ok(text.to_owned())
+}
+
+fn parse_actor(text: &str) -> Result<String, String> {
+    if text.chars().count() > 128 || text.chars().any(char::is_control) {
+        return Err("at most 128 printable characters".to_owned());
+    }
+    Ok(text.trim().to_owned())
 }
 
 fn parse_addr(text: &str) -> Result<HttpAddr, String> {

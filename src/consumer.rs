@@ -7,6 +7,7 @@ mod digest;
 mod dispatch;
 mod held;
 mod letter;
+mod place;
 pub mod policy;
 mod record;
 mod send;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ use crate::template::Templates;
 use dispatch::{Dispatch, Ready};
 use held::Held;
 use letter::{Done, Letter, Member};
+use place::Places;
 use policy::RetryPolicy;
 use record::Recorder;
 use send::{Halts, Sender};
@@ -97,7 +99,7 @@ pub struct Parts<'a> {
 
 /// What is in this process's hand, and what it has put aside.
 struct Hand {
-    slots: Arc<Semaphore>,
+    places: Places,
     /// Hints that were received and whose rows are not judged yet.
     received: VecDeque<Hint>,
     /// Hints of rows that may kill their consumer: each is taken when nothing else is in hand, so that it takes no
@@ -112,17 +114,6 @@ struct Hand {
     dispatch: Dispatch,
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
     hints_lost: Option<std::time::Instant>,
-}
-
-impl Hand {
-    /// Waits until so many slots are free; false where a stop came first.
-    async fn free(&self, slots: usize, stop: &CancellationToken) -> bool {
-        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
-        tokio::select! {
-            permits = self.slots.acquire_many(slots) => permits.is_ok(),
-            () = stop.cancelled() => false,
-        }
-    }
 }
 
 impl<Q: Queue> Consumer<Q> {
@@ -158,7 +149,7 @@ impl<Q: Queue> Consumer<Q> {
             send_lease: config.send_lease,
             hint_lease: hints.hint_lease,
             block: queue_config.stream_block,
-            concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
+            concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX).min(Places::MOST),
             worker: (config.attempts == Switch::On).then(|| worker.to_owned()),
             health,
             metrics,
@@ -180,7 +171,7 @@ impl<Q: Queue> Consumer<Q> {
         let acknowledging = tokio::spawn(acknowledge(self.queue.clone(), receipts));
         let watching = tokio::spawn(self.watch.clone().run(stop.requested.clone()));
         let mut hand = Hand {
-            slots: Arc::new(Semaphore::new(self.concurrency)),
+            places: Places::new(self.concurrency),
             received: VecDeque::new(),
             suspects: VecDeque::new(),
             held: Held::default(),
@@ -239,18 +230,18 @@ impl<Q: Queue> Consumer<Q> {
     async fn round(&self, hand: &mut Hand, stop: &CancellationToken) -> anyhow::Result<()> {
         self.store.renew_lost_hints(&mut hand.hints_lost, self.hint_lease).await?;
         if let Some(suspect) = hand.suspects.front().cloned() {
-            if hand.free(self.concurrency, stop).await {
+            if hand.places.all_free(stop).await {
                 self.take(hand, &[suspect], true).await?;
                 hand.suspects.pop_front();
-                hand.free(self.concurrency, stop).await;
+                hand.places.all_free(stop).await;
             }
             return Ok(());
         }
         // Wait for one slot, then use all that are free.
-        if !hand.free(1, stop).await {
+        let free = hand.places.free(stop).await;
+        if free == 0 {
             return Ok(());
         }
-        let free = hand.slots.available_permits();
         if hand.received.is_empty() {
             let received = self.queue.receive(free, self.block).await?;
             hand.hints_lost = received.hints_lost.or(hand.hints_lost);
@@ -311,7 +302,7 @@ impl<Q: Queue> Consumer<Q> {
         for letter in letters {
             self.metrics.in_hand.inc_by(letter.members.len() as i64);
             // There is a free slot: no more was taken than there are.
-            let slot = hand.slots.clone().try_acquire_owned()?;
+            let slot = hand.places.take()?;
             let turn = (letter.lane.has_budget() && !letter.event.urgent).then(|| hand.turns.next(&letter.lane.name));
             let ready = Ready { letter, slot, turn };
             match ready.letter.lane.robots.as_slice() {
@@ -468,6 +459,3 @@ async fn acknowledge<Q: Queue>(queue: Arc<Q>, mut receipts: mpsc::UnboundedRecei
         }
     }
 }
-
-/// A place among the sends at the same time; freed when the outcome is recorded.
-type Slot = OwnedSemaphorePermit;

@@ -245,9 +245,15 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
 /// The kind of role that may use what a refusal names; in every language it names it.
 fn grant_for(refusal: &str) -> &'static str {
     let names = |names: &[&str]| names.iter().any(|name| refusal.contains(name));
-    if names(&["notification_status", "notification_robot_status", "notification_attempts", "notification_audit"]) {
-        "reader"
-    } else if names(&[
+    let read = [
+        "notification_status",
+        "notification_robot_status",
+        "notification_stats",
+        "notification_find",
+        "notification_attempts",
+        "notification_audit",
+    ];
+    let done = [
         "notification_channels",
         "notification_robot_pause",
         "notification_robot_resume",
@@ -255,7 +261,10 @@ fn grant_for(refusal: &str) -> &'static str {
         "notification_cancel",
         "notification_reschedule",
         "notification_purge",
-    ]) {
+    ];
+    if names(&read) {
+        "reader"
+    } else if names(&done) {
         "operator"
     } else if names(&["postbell_schema_history", "notification_robots", "notification_lanes"]) {
         "relay"
@@ -304,8 +313,9 @@ mod tests {
             ("permission denied for view notification_status", "reader"),
             ("permission denied for view notification_robot_status", "reader"),
             ("permission denied for table notification_attempts", "reader"),
+            ("permission denied for function notification_find", "reader"),
             ("permission denied for table notification_channels", "operator"),
-            ("permission denied for function notification_purge", "operator"),
+            ("permission denied for function notification_replay", "operator"),
             ("permission denied for table postbell_schema_history", "relay"),
             ("permission denied for table notification_robots", "relay"),
             ("keine Berechtigung für Funktion notification_robot_pause", "operator"),

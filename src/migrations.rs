@@ -35,12 +35,47 @@ pub fn newest() -> i32 {
     runner.get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
 }
 
+/// What a database has of the migrations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schema {
+    /// The newest that it has; 0: none.
+    pub version: i32,
+    /// Those that this binary knows and it has not, oldest first.
+    pub pending: Vec<String>,
+    /// Those that it has in another form than this binary knows.
+    pub changed: Vec<String>,
+}
+
+/// Looks which migrations a database has; changes nothing.
+pub async fn look(client: &tokio_postgres::Client) -> anyhow::Result<Schema> {
+    let mut known = embedded::migrations::runner().get_migrations().clone();
+    known.sort_by_key(refinery::Migration::version);
+    let rows = if exists(client).await? {
+        let query = format!("select version, name, checksum from public.{HISTORY} order by version");
+        client.query(&query, &[]).await.map_err(db::Failed::from).context("reading which migrations there are")?
+    } else {
+        Vec::new()
+    };
+    let has = |migration: &&refinery::Migration| rows.iter().find(|row| row.get::<_, i32>(0) == migration.version());
+    let is_other = |row: &tokio_postgres::Row, migration: &refinery::Migration| {
+        row.get::<_, &str>(1) != migration.name() || row.get::<_, &str>(2) != migration.checksum().to_string()
+    };
+    let pending = known.iter().filter(|migration| has(migration).is_none()).map(ToString::to_string).collect();
+    let changed = known.iter().filter(|migration| has(migration).is_some_and(|row| is_other(row, migration)));
+    let changed = changed.map(ToString::to_string).collect();
+    Ok(Schema { version: rows.last().map_or(0, |row| row.get(0)), pending, changed })
+}
+
+async fn exists(client: &tokio_postgres::Client) -> anyhow::Result<bool> {
+    let history = format!("public.{HISTORY}");
+    let row = client.query_one("select to_regclass($1) is not null", &[&history]).await.map_err(db::Failed::from)?;
+    Ok(row.get(0))
+}
+
 /// Refuses a schema older than this binary. A newer one is fine: migrations only expand what an older binary uses.
 pub async fn check(pool: &Pool) -> anyhow::Result<()> {
     let client = db::client(pool).await?;
-    let exists: bool =
-        client.query_one("select to_regclass($1) is not null", &[&format!("public.{HISTORY}")]).await?.get(0);
-    let found: i32 = if exists {
+    let found: i32 = if exists(&client).await? {
         let query = format!("select coalesce(max(version), 0)::integer from public.{HISTORY}");
         client.query_one(&query, &[]).await?.get(0)
     } else {

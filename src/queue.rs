@@ -104,6 +104,14 @@ impl Room {
     pub fn is_lacking(self) -> bool {
         self.urgent == 0 || self.normal == 0
     }
+
+    /// What is left when these are in their lanes.
+    pub fn less<'a>(self, messages: impl IntoIterator<Item = &'a Message>) -> Room {
+        messages.into_iter().fold(self, |Room { urgent, normal }, message| match Lane::of(message) {
+            Lane::Urgent => Room { urgent: urgent.saturating_sub(1), normal },
+            Lane::Normal => Room { urgent, normal: normal.saturating_sub(1) },
+        })
+    }
 }
 
 /// What became of the messages of one [`Queue::publish`].

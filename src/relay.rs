@@ -49,6 +49,8 @@ pub struct Relay<Q> {
     hints_lost: Option<std::time::Instant>,
     full_since: Option<Instant>,
     unparked_at: Option<Instant>,
+    /// Claimed while the batch before was on its way to the queue.
+    ahead: Vec<Claimed>,
 }
 
 /// What one pass found.
@@ -71,6 +73,15 @@ enum Next {
     After(Duration),
     /// Another pass when something is notified, or after this time.
     Woken(Duration),
+}
+
+/// Whether notifications come through to a connection of this kind, tried with one.
+///
+/// # Errors
+///
+/// Why they do not.
+pub async fn hears(database: &Database, store: &Store) -> anyhow::Result<()> {
+    listen::Listener::connect(database, store, Arc::default()).await.map(drop)
 }
 
 impl<Q: Queue> Relay<Q> {
@@ -102,6 +113,7 @@ impl<Q: Queue> Relay<Q> {
             hints_lost: None,
             full_since: None,
             unparked_at: None,
+            ahead: Vec::new(),
         }
     }
 
@@ -127,6 +139,7 @@ impl<Q: Queue> Relay<Q> {
                 Err(error) => {
                     // Nobody needs to notify a relay that cannot work.
                     self.waker.stand_up().await;
+                    self.give_back_ahead().await;
                     let delay = backoff.next_delay();
                     let why = format!("{error:#}");
                     if self.health.stuck(PART, &why) {
@@ -140,6 +153,21 @@ impl<Q: Queue> Relay<Q> {
             }
         }
         self.waker.stand_up().await;
+        self.give_back_ahead().await;
+    }
+
+    /// Gives back what was claimed and will not be hinted now. Where that fails, its leases run out.
+    async fn give_back_ahead(&mut self) {
+        let ids: Vec<_> = self.ahead.drain(..).map(|row| row.message.event_id).collect();
+        if !ids.is_empty()
+            && let Err(error) = self.store.give_back(&ids).await
+        {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                hints = ids.len(),
+                "giving back what was claimed ahead failed"
+            );
+        }
     }
 
     /// One pass, and what comes after it.
@@ -175,29 +203,56 @@ impl<Q: Queue> Relay<Q> {
         }
     }
 
-    /// Claims one batch of due rows and hands it to the queue.
+    /// Claims one batch of due rows and hands it to the queue. Behind a full batch there is likely another: it is claimed
+    /// while this one is on its way.
     async fn pass(&mut self) -> anyhow::Result<Pass> {
-        self.store.renew_lost_hints(&mut self.hints_lost, self.hint_lease).await?;
         // Nothing is claimed for a queue that is not known to be there.
         let room = match self.room {
             Some(room) if !room.is_lacking() => room,
             _ => self.publish(Topic::Hints, &[]).await?.1,
         };
-        if self.unparked_at.is_none_or(|at| at.elapsed() >= UNPARK_INTERVAL) {
-            self.unpark().await?;
+        // Before anything is claimed: a lease given just now is hardly to be told from one of a moment before.
+        if self.hints_lost.is_some() {
+            self.give_back_ahead().await;
+            self.store.renew_lost_hints(&mut self.hints_lost, self.hint_lease).await?;
         }
-        let mut claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
-        // Before this relay sleeps it has looked at what rests, too.
-        if claimed.is_empty() && self.unpark().await? > 0 {
-            claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
-        }
+        let claimed = self.claim(room).await?;
         if claimed.is_empty() {
             return Ok(if room.is_lacking() { Pass::Full } else { Pass::Nothing });
         }
+        let is_full = claimed.len() >= self.batch_size;
         let (dead, due): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.is_dead);
-        let hinted = self.hint(due).await;
+        let left = room.less(due.iter().map(|row| &row.message));
+        let (store, batch_size, lease) = (self.store.clone(), self.batch_size, self.hint_lease);
+        let ahead = async move {
+            match is_full && !left.is_lacking() {
+                true => store.claim(batch_size, left, lease).await,
+                false => Ok(Vec::new()),
+            }
+        };
+        let (hinted, ahead) = tokio::join!(self.hint(due), ahead);
         let buried = self.bury(dead).await;
-        hinted.and(buried).map(|()| Pass::Moved)
+        // What it would have found is found by the next pass.
+        self.ahead = ahead.unwrap_or_default();
+        hinted.and(buried)?;
+        // After the hints: what was just inserted does not wait for what rests.
+        if self.unparked_at.is_none_or(|at| at.elapsed() >= UNPARK_INTERVAL) {
+            self.unpark().await?;
+        }
+        Ok(Pass::Moved)
+    }
+
+    /// What was claimed ahead, or else what is due now.
+    async fn claim(&mut self, room: Room) -> anyhow::Result<Vec<Claimed>> {
+        if !self.ahead.is_empty() {
+            return Ok(std::mem::take(&mut self.ahead));
+        }
+        let claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
+        // Before this relay sleeps it has looked at what rests, too.
+        if claimed.is_empty() && self.unpark().await? > 0 {
+            return self.store.claim(self.batch_size, room, self.hint_lease).await;
+        }
+        Ok(claimed)
     }
 
     /// Makes due what rests for robots that have places.

@@ -74,7 +74,7 @@ async fn try_once(http: &Http, robot: &Robot, body: Bytes) -> (Verdict, Report) 
     let mask = |text: &str| {
         let text = robot.mask(text, sign.as_deref());
         // A page that repeats the URL has the signature as the URL has it.
-        sign.as_deref().map(|sign| text.replace(&sign::encoded(sign), "***")).unwrap_or(text)
+        sign.as_deref().map_or_else(|| text.to_string(), |sign| text.replace(&sign::encoded(sign), "***"))
     };
     let verdict = outcome::classify(&result, mask);
     let report = report(&verdict, &result, mask);

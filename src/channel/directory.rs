@@ -118,6 +118,13 @@ impl Directory {
         self.robots.values().map(|entry| entry.robot.budgeted()).collect()
     }
 
+    /// The robots that cannot be reached as they are configured, and why.
+    pub(super) fn faults(&self) -> Vec<(String, String)> {
+        let faults =
+            self.robots.iter().filter_map(|(name, entry)| Some((name.clone(), entry.robot.fault()?.to_owned())));
+        faults.collect()
+    }
+
     /// The robots that are reached otherwise than before, or were not there.
     pub(super) fn changed_since(&self, before: &Directory) -> Vec<String> {
         let changed = |(name, entry): &(&String, &Entry)| {

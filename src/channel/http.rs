@@ -58,8 +58,8 @@ impl Http {
         let connect = Connect::new(hosts, proxy)?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
+            // As many are kept as there were sends at the same time: a connection for each would be made again and again.
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(32)
             // A kept connection that the server closed in the meantime: where hyper still holds the unwritten request,
             // it takes another connection by itself.
             .retry_canceled_requests(true)

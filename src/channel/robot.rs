@@ -1,6 +1,8 @@
 //! A robot: where its webhook is, how it signs, and the name it goes by where its token must not be seen.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -25,6 +27,8 @@ pub struct Robot {
     rate: Option<Rate>,
     /// Why it cannot be reached as it is configured.
     fault: Option<String>,
+    /// What must not be seen of it, the longest first.
+    hidden: Arc<[SecretString]>,
 }
 
 impl Robot {
@@ -60,7 +64,8 @@ impl Robot {
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let name = format!("{host}{port}#{}", hex(&Sha256::digest(webhook), 12));
-        Ok(Robot { platform, name, webhook: webhook.into(), secret: None, rate: None, fault: None })
+        let hidden = hidden(&url, None);
+        Ok(Robot { platform, name, webhook: webhook.into(), secret: None, rate: None, fault: None, hidden })
     }
 
     /// A robot that is configured so that it cannot be reached.
@@ -72,6 +77,7 @@ impl Robot {
             secret: None,
             rate: None,
             fault: Some(fault),
+            hidden: Arc::default(),
         }
     }
 
@@ -80,7 +86,9 @@ impl Robot {
     }
 
     pub(super) fn signing_with(self, secret: SecretString) -> Robot {
-        Robot { secret: Some(secret), ..self }
+        let url = Url::parse(self.webhook());
+        let hidden = url.map(|url| hidden(&url, Some(secret.expose_secret()))).unwrap_or_default();
+        Robot { secret: Some(secret), hidden, ..self }
     }
 
     pub(super) fn with_rate(self, rate: Option<Rate>) -> Robot {
@@ -114,24 +122,31 @@ impl Robot {
     }
 
     /// The text without anything that would let its reader send as this robot; `sign` is the last signature, if any.
-    pub(super) fn mask(&self, text: &str, sign: Option<&str>) -> String {
-        let mut hidden = vec![self.webhook().to_owned()];
-        hidden.extend(self.secret().map(str::to_owned));
-        hidden.extend(sign.map(str::to_owned));
-        if let Ok(url) = Url::parse(self.webhook()) {
-            hidden.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
-            let raw = url.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-            hidden.extend(raw.map(|(_, value)| value.to_owned()));
-            // Some gateways carry their token in the path.
-            hidden.extend(url.path_segments().into_iter().flatten().filter(|part| part.len() > 15).map(str::to_owned));
-        }
-        hidden.retain(|secret| secret.len() > 2);
-        // An answer in JSON may write / as \/.
-        let escaped: Vec<_> = hidden.iter().filter(|s| s.contains('/')).map(|s| s.replace('/', "\\/")).collect();
-        hidden.extend(escaped);
-        hidden.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        hidden.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
+    pub(super) fn mask<'a>(&self, text: &'a str, sign: Option<&str>) -> Cow<'a, str> {
+        let hidden = self.hidden.iter().map(ExposeSecret::expose_secret).chain(sign);
+        hidden.fold(Cow::Borrowed(text), |text, secret| match text.contains(secret) {
+            true => Cow::Owned(text.replace(secret, "***")),
+            false => text,
+        })
     }
+}
+
+/// What must not be seen of a robot, as it is and as others may write it.
+fn hidden(webhook: &Url, secret: Option<&str>) -> Arc<[SecretString]> {
+    let mut hidden = vec![webhook.as_str().to_owned()];
+    hidden.extend(secret.map(str::to_owned));
+    hidden.extend(webhook.query_pairs().map(|(_, value)| value.into_owned()));
+    let raw = webhook.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    hidden.extend(raw.map(|(_, value)| value.to_owned()));
+    // Some gateways carry their token in the path.
+    hidden.extend(webhook.path_segments().into_iter().flatten().filter(|part| part.len() > 15).map(str::to_owned));
+    hidden.retain(|secret| secret.len() > 2);
+    // An answer in JSON may write / as \/.
+    let escaped: Vec<_> = hidden.iter().filter(|s| s.contains('/')).map(|s| s.replace('/', "\\/")).collect();
+    hidden.extend(escaped);
+    hidden.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    hidden.dedup();
+    hidden.into_iter().map(SecretString::from).collect()
 }
 
 impl fmt::Debug for Robot {
@@ -155,8 +170,11 @@ pub(super) fn configured(config: &config::Channel, hosts: &Hosts) -> Result<Opti
              NOTIFICATION_ALLOWED_HOSTS lists (http for a listed loopback host)"
         ))
     })?;
-    let secret = config.secret().map(|secret| secret.expose_secret().trim().into());
-    Ok(Some(Robot { name: DEFAULT.to_owned(), secret, rate: config.robot_rate.0, ..robot }))
+    let robot = robot.named(DEFAULT).with_rate(config.robot_rate.0);
+    Ok(Some(match config.secret() {
+        Some(secret) => robot.signing_with(secret.expose_secret().trim().into()),
+        None => robot,
+    }))
 }
 
 #[cfg(test)]
@@ -168,7 +186,7 @@ mod tests {
         let hosts = Hosts::new(&Default::default());
         let webhook = "https://oapi.dingtalk.com/robot/send?access_token=a%2Bb%2Fc0ffee";
         let robot = Robot::at(Platform::DingTalk, webhook, &hosts).unwrap();
-        let robot = Robot { secret: Some("SECtest".into()), ..robot };
+        let robot = robot.signing_with("SECtest".into());
         let echo = format!(r#"{webhook} a+b/c0ffee a+b\/c0ffee a%2Bb%2Fc0ffee SECtest sIgN= access_token robot"#);
         assert_eq!(robot.mask(&echo, Some("sIgN=")), "*** *** *** *** *** *** access_token robot");
     }

@@ -128,7 +128,7 @@ fn object(option: &str, text: &str) -> Result<Value, BadConfiguration> {
     }
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     let allowed = "a time with an offset such as 2026-12-24T09:00:00+08:00, or a duration from now such as 30m";
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);

@@ -8,6 +8,9 @@ mod test;
 
 use deadpool_postgres::Object;
 
+pub(super) use list::shown as table;
+pub(super) use test::ring;
+
 use crate::cli::BadConfiguration;
 use crate::config;
 use crate::db::{self, Database, Durability};
@@ -61,6 +64,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(database)) => list::run(list::Args { json: args.json, database }),
         (None, None) => Err(BadConfiguration("DATABASE_URL (--database-url) is not set".to_owned()).into()),
     }
+}
+
+/// A connection on which the audit knows who acts.
+async fn connect_as(config: &config::Database, operator: &config::Operator) -> anyhow::Result<Object> {
+    super::act::connect(config, operator).await
 }
 
 async fn connect(config: &config::Database) -> anyhow::Result<Object> {

@@ -52,10 +52,22 @@ pub fn run(command: Command) -> anyhow::Result<()> {
     result
 }
 
-/// What to print, and whether anything is wrong.
-fn check(dir: &Path) -> anyhow::Result<(String, anyhow::Result<()>)> {
+/// What was found in a folder.
+pub(super) struct Seen {
+    /// Templates, broken ones included.
+    pub(super) count: usize,
+    /// Of these, rendered with a sample.
+    pub(super) rendered: usize,
+    /// What is wrong, each with its file.
+    pub(super) problems: Vec<String>,
+    /// Each template, with what it needs.
+    listing: String,
+}
+
+/// Looks at every template of a folder, and renders the samples.
+pub(super) fn look(dir: &Path) -> anyhow::Result<Seen> {
     let templates = load(dir)?;
-    let mut shown = String::new();
+    let mut listing = String::new();
     let mut problems: Vec<String> =
         templates.problems().iter().map(|problem| format!("{}/{problem}", dir.display())).collect();
     let (mut count, mut rendered) = (0, 0);
@@ -63,22 +75,28 @@ fn check(dir: &Path) -> anyhow::Result<(String, anyhow::Result<()>)> {
         count += 1;
         let variables: Vec<String> = templates.variables(id).into_iter().collect();
         let needs = if variables.is_empty() { "nothing".to_owned() } else { variables.join(", ") };
-        writeln!(shown, "{id}\n  needs   {needs}")?;
+        writeln!(listing, "{id}\n  needs   {needs}")?;
         let sample = sample(dir, id);
         if !sample.is_file() {
-            writeln!(shown, "  sample  none; put one in {}", sample.display())?;
+            writeln!(listing, "  sample  none; put one in {}", sample.display())?;
             continue;
         }
         match check_sample(&templates, id, &sample) {
             Ok(says) => {
                 rendered += 1;
-                writeln!(shown, "  sample  {says}")?;
+                writeln!(listing, "  sample  {says}")?;
             }
             // The file itself is listed as a problem already where the template is broken.
             Err(problem) if problem.contains(" is broken: ") => {}
             Err(problem) => problems.push(problem),
         }
     }
+    Ok(Seen { count, rendered, problems, listing })
+}
+
+/// What to print, and whether anything is wrong.
+fn check(dir: &Path) -> anyhow::Result<(String, anyhow::Result<()>)> {
+    let Seen { count, rendered, problems, listing: mut shown } = look(dir)?;
     for problem in &problems {
         writeln!(shown, "{problem}")?;
     }

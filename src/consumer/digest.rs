@@ -94,7 +94,7 @@ impl Sender {
             // Whatever it waits for, it is sent again only as it was.
             let keeps_digest = !matches!(sent.outcome, Outcome::Failed { .. });
             let sent = Sent { digest_id: Some(digest_id), keeps_digest, is_unknown: true, ..sent };
-            Box::new(Done { members, sent, slot: None })
+            Box::new(Done { members, sent, place: None })
         };
         let Some(first) = events.first() else {
             return Err(without(members, Sent::unsent(Outcome::Released { error: None })));

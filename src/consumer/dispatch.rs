@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::Slot;
 use super::letter::{Done, Letter, Member, Sent};
+use super::place::Slot;
 use super::send::Sender;
 use super::turn::Turn;
 use crate::backoff::Backoff;
@@ -67,7 +67,7 @@ impl Dispatch {
         self.sends.spawn(async move {
             let (members, sent) = sending.await;
             dispatch.metrics.in_hand.inc_by(members.len() as i64 - in_hand);
-            dispatch.ended(Done { members, sent, slot: Some(slot) });
+            dispatch.ended(Done { members, sent, place: Some(slot.sent()) });
         });
     }
 
@@ -180,7 +180,7 @@ impl Dispatch {
         // What must stay with a robot does.
         let robot = sent.robot.or_else(|| letter.event.robot.clone());
         let sent = Sent { robot, digest_id: letter.digest_id, digest_key: letter.digest_key, keeps_digest, ..sent };
-        self.ended(Done { members: letter.members, sent, slot: Some(slot) });
+        self.ended(Done { members: letter.members, sent, place: Some(slot.sent()) });
     }
 }
 

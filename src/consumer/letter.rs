@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Slot;
+use super::place::InHand;
 use crate::channel::Lane;
 use crate::event::{Event, Outcome};
 use crate::message::Message;
@@ -102,15 +102,15 @@ impl Sent {
 pub(super) struct Done {
     pub members: Vec<Member>,
     pub sent: Sent,
-    /// Freed once the outcome is recorded, so that a slow database slows down the taking.
+    /// Freed once the outcome is recorded.
     #[expect(dead_code, reason = "held, and freed by being dropped")]
-    pub slot: Option<Slot>,
+    pub place: Option<InHand>,
 }
 
 impl Done {
     /// One that never got as far as a send.
     pub(super) fn unsent(member: Member, outcome: Outcome) -> Done {
-        Done { members: vec![member], sent: Sent::unsent(outcome), slot: None }
+        Done { members: vec![member], sent: Sent::unsent(outcome), place: None }
     }
 
     /// What is to be written to the rows.

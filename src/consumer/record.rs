@@ -23,11 +23,18 @@ pub(super) const RECORDER: &str = "recorder";
 /// Most outcomes of one statement.
 const BATCH: usize = 256;
 
+/// How long an outcome waits for others, where more are under way: one statement for many is much less work than one for
+/// each. A lone outcome never waits.
+const GATHERING: Duration = Duration::from_millis(2);
+
+/// Outcomes enough not to wait for more.
+const ENOUGH: usize = 48;
+
 /// Outcomes that wait longer than this for their rows are for people to know of.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Writes outcomes down, and then lets go of their hints. A lone one is written at once; those that end while a
-/// statement runs share the next one. One whose row is held by somebody's transaction is put aside, and holds up none.
+/// Writes outcomes down, and then lets go of their hints. A lone one is written at once; those that end at about the same
+/// time, or while a statement runs, share one. One whose row is held by somebody's transaction is put aside, and holds up none.
 pub(super) struct Recorder {
     store: Store,
     /// The consumer, as `notification_attempts` names it; none: sends are not written there.
@@ -73,6 +80,14 @@ impl Recorder {
                 received = ended.recv_many(&mut batch, BATCH) => received > 0,
                 () = tokio::time::sleep(self.again.next_delay()), if self.has_open_ends() => true,
             };
+            let gathering = async {
+                while !batch.is_empty() && batch.len() < ENOUGH && self.others_are_under_way(&batch) {
+                    if ended.recv_many(&mut batch, BATCH).await == 0 {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(GATHERING, gathering).await;
             // What is not settled ends by itself.
             if !open && self.aside.is_empty() {
                 return;
@@ -98,6 +113,12 @@ impl Recorder {
                 self.again.reset();
             }
         }
+    }
+
+    /// Whether more is in hand than these, and what waits for its row.
+    fn others_are_under_way(&self, batch: &[Done]) -> bool {
+        let ended: usize = batch.iter().chain(&self.aside).map(|done| done.members.len()).sum();
+        self.metrics.in_hand.get() > i64::try_from(ended).unwrap_or(i64::MAX)
     }
 
     fn has_open_ends(&self) -> bool {

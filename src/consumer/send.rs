@@ -168,7 +168,7 @@ impl Sender {
         let prepared = self.check_and_render(&event).and_then(|message| Ok((message, self.lane(&event)?)));
         let (mut message, lane) = match prepared {
             Ok(prepared) => prepared,
-            Err(sent) => return Err(Box::new(Done { members: vec![member], sent: *sent, slot: None })),
+            Err(sent) => return Err(Box::new(Done { members: vec![member], sent: *sent, place: None })),
         };
         message.mentions = mentions(message.mentions, [&event], &lane);
         let digest_key = self.digest_key(&event, &lane);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::{Budgeted, Channels, Robot};
@@ -26,6 +27,10 @@ pub(super) struct Watch {
     health: Arc<Health>,
 }
 
+/// How often it is looked for events that wait for targets nobody knew, where no target has become usable: a consumer
+/// that put some there may have died before it knew the target.
+const ADOPT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The name in health.
 const PART: &str = "robots";
 
@@ -38,6 +43,8 @@ struct Told {
     budgeted: Vec<Budgeted>,
     /// Robots that are reached otherwise than before, of which it has not been told yet.
     changed: BTreeSet<String>,
+    /// For which targets waiting events were last adopted, and when.
+    adopted: Option<(Vec<String>, Instant)>,
 }
 
 impl Watch {
@@ -115,9 +122,24 @@ impl Watch {
             told.budgeted = robots;
         }
         if has_new_rows {
-            self.store.adopt(&self.channels.usable()).await?;
+            self.adopt().await?;
         }
         self.tell_changed().await
+    }
+
+    /// Lets those wait for their robots that waited for targets nobody knew.
+    async fn adopt(&self) -> anyhow::Result<()> {
+        let usable = self.channels.usable();
+        let is_done = self
+            .told()
+            .adopted
+            .as_ref()
+            .is_some_and(|(targets, at)| *targets == usable && at.elapsed() < ADOPT_INTERVAL);
+        if !is_done {
+            self.store.adopt(&usable).await?;
+            self.told().adopted = Some((usable, Instant::now()));
+        }
+        Ok(())
     }
 
     /// Has those robots tried at once that are reached otherwise than before.

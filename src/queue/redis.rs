@@ -7,6 +7,7 @@
 
 mod entry;
 mod group;
+mod look;
 mod progress;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
@@ -24,6 +25,7 @@ use secrecy::ExposeSecret as _;
 use super::{Hint, Lane, Message, Published, Queue, QueueError, Receipt, Received, Room, Topic};
 use crate::cli::BadConfiguration;
 use crate::config;
+pub use look::{Seen, SeenGroup, SeenStream};
 use reader::Reader;
 use reply::Entries;
 

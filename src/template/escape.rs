@@ -4,6 +4,8 @@
 //! whole message once and knows, for each value, what stands around it: so `-` is escaped where it would begin a list
 //! and left alone in `C-3`, and a value inside `](…)` is treated as an address.
 
+use std::borrow::Cow;
+
 use super::address;
 
 const OPEN: char = '\u{FDD0}';
@@ -13,8 +15,11 @@ const GAP: char = '\u{200B}';
 
 /// Puts a value between marks.
 pub(super) fn mark(value: &str) -> String {
-    let inner = value.chars().filter(|c| !is_mark(*c));
-    std::iter::once(OPEN).chain(inner).chain(std::iter::once(CLOSE)).collect()
+    let mut marked = String::with_capacity(OPEN.len_utf8() + value.len() + CLOSE.len_utf8());
+    marked.push(OPEN);
+    value.split(is_mark).for_each(|inner| marked.push_str(inner));
+    marked.push(CLOSE);
+    marked
 }
 
 fn is_mark(c: char) -> bool {
@@ -49,32 +54,55 @@ pub(super) fn text(marked: &str) -> String {
     let mut page = Page::new(marked.len());
     for part in parts(marked) {
         page.template(part.before);
-        let value: Vec<char> = part.value.map(|value| clean(value).chars().collect()).unwrap_or_default();
-        for (at, c) in value.iter().enumerate() {
-            page.guarded(*c, &value[at + 1..]);
+        let value = clean(part.value.unwrap_or_default());
+        for (c, rest) in with_rest(&value) {
+            page.guarded(c, rest);
         }
     }
     page.out
 }
 
 /// Without control characters, byte order marks, zero-width spaces and bidirectional overrides; one kind of newline.
-pub(super) fn clean(value: &str) -> String {
+pub(super) fn clean(value: &str) -> Cow<'_, str> {
+    // Most values are.
+    if value.chars().all(|c| c == '\n' || is_clean(c)) {
+        return Cow::Borrowed(value);
+    }
     let one_kind = value.replace("\r\n", "\n");
     let kept = one_kind.chars().filter_map(|c| match c {
         '\n' | '\r' | '\u{0B}' | '\u{0C}' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some('\n'),
         '\t' => Some(' '),
-        GAP | '\u{FEFF}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => None,
-        c if c.is_control() || is_mark(c) => None,
-        c => Some(c),
+        c => is_clean(c).then_some(c),
     });
-    kept.collect()
+    Cow::Owned(kept.collect())
+}
+
+/// Whether it stays as it is, line breaks and tabs apart.
+fn is_clean(c: char) -> bool {
+    let is_gone = match c {
+        ' '..='~' => false,
+        GAP | '\u{FEFF}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control() || is_mark(c),
+    };
+    !is_gone
+}
+
+/// Each character, and what follows it.
+fn with_rest(value: &str) -> impl Iterator<Item = (char, &str)> {
+    value.char_indices().map(|(at, c)| (c, &value[at + c.len_utf8()..]))
 }
 
 /// The lines that say something, without the white space around them.
-fn lines(value: &str) -> Vec<char> {
+fn lines(value: &str) -> String {
     let clean = clean(value);
-    let lines: Vec<&str> = clean.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines.join("\n").chars().collect()
+    let mut lines = String::with_capacity(clean.len());
+    for line in clean.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        lines.push_str(line);
+    }
+    lines
 }
 
 /// Template text, the value behind it, and the character behind that where it is known.
@@ -138,23 +166,26 @@ impl Page {
         }
     }
 
-    fn value(&mut self, value: &[char], next: Option<char>) -> Result<(), ()> {
+    fn value(&mut self, value: &str, next: Option<char>) -> Result<(), ()> {
         if let Some(start) = self.address {
-            let value: String = value.iter().collect();
             let whole = matches!(&self.out[start..], "" | "<");
-            self.out.push_str(&if whole { address::whole(&value).ok_or(())? } else { address::part(&value) });
+            self.out.push_str(&if whole { address::whole(value).ok_or(())? } else { address::part(value) });
             self.fresh = false;
             return Ok(());
         }
-        for (at, c) in value.iter().enumerate() {
-            let rest = &value[at + 1..];
-            self.escaped(*c, rest, rest.first().copied().or(next));
+        for (c, rest) in with_rest(value) {
+            // Nothing is made of these, whatever stands around them.
+            if c == ' ' || c.is_alphanumeric() {
+                self.push(c);
+            } else {
+                self.escaped(c, rest, rest.chars().next().or(next));
+            }
         }
         Ok(())
     }
 
     /// `next` is none where another value follows: then the worst is assumed of it.
-    fn escaped(&mut self, c: char, rest: &[char], next: Option<char>) {
+    fn escaped(&mut self, c: char, rest: &str, next: Option<char>) {
         let before = self.out.chars().next_back();
         let next_is = |test: fn(char) -> bool| next.is_none_or(test);
         let active = match c {
@@ -201,10 +232,13 @@ impl Page {
     }
 
     /// A character that may begin a mention; `a@b.example` is left whole.
-    fn guarded(&mut self, c: char, rest: &[char]) {
+    fn guarded(&mut self, c: char, rest: &str) {
+        if c != '@' {
+            return self.push(c);
+        }
         let local = self.out.chars().next_back().is_some_and(|c| c.is_ascii_alphanumeric() || "._%+-".contains(c));
         self.push(c);
-        if c == '@' && !(local && is_domain(rest)) {
+        if !(local && is_domain(rest)) {
             self.push(GAP);
         }
     }
@@ -215,17 +249,17 @@ impl Page {
 }
 
 /// Whether this begins with something like `mail.example`.
-fn is_domain(rest: &[char]) -> bool {
-    let host: String = rest.iter().take_while(|c| c.is_ascii_alphanumeric() || ".-".contains(**c)).collect();
+fn is_domain(rest: &str) -> bool {
+    let host = rest.split(|c: char| !(c.is_ascii_alphanumeric() || ".-".contains(c))).next().unwrap_or_default();
     let first = host.split('.').next().unwrap_or_default();
     let next = host.split('.').nth(1).unwrap_or_default();
     !first.is_empty() && next.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
 /// Whether `&` before this would be read as an entity, such as `&lt;`.
-fn is_entity(rest: &[char]) -> bool {
-    let name = rest.iter().take(40).take_while(|c| c.is_ascii_alphanumeric() || **c == '#').count();
-    name > 0 && rest.get(name) == Some(&';')
+fn is_entity(rest: &str) -> bool {
+    let name = rest.bytes().take(40).take_while(|c| c.is_ascii_alphanumeric() || *c == b'#').count();
+    name > 0 && rest[name..].starts_with(';')
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod crash;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod operate;
+#[cfg(test)]
 mod options;
 #[cfg(test)]
 mod pipeline;

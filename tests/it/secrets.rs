@@ -309,10 +309,23 @@ async fn nothing_is_shown_in_any_place_when_everything_fails() {
     for path in ["/", "/messages", "/requests"] {
         is_clean(path, &get(&robot, path).await.replace(PAYLOAD, ""));
     }
-    for command in [&["status", "--limit", "10000"][..], &["status", "--json", "--limit", "10000"]] {
+    for command in [
+        &["status", "--limit", "10000"][..],
+        &["status", "--json", "--limit", "10000"],
+        &["list", "--limit", "10000"],
+        &["list", "--json", "--limit", "10000"],
+        &["dead-letter", "list", "--limit", "10000"],
+        &["dead-letter", "purge", "--all", "--dry-run"],
+        &["replay", "--status", "failed", "--dry-run"],
+        &["stats"],
+        &["stats", "--json"],
+        &["audit", "--json"],
+        &["doctor", "--json"],
+    ] {
         let (code, wrote) = ended(command, &env).await;
-        assert_eq!(code, 0, "{wrote}");
-        is_clean("postbell status", &wrote);
+        // What was broken for this test is what the doctor finds.
+        assert!(code == 0 || command[0] == "doctor", "{command:?}: {wrote}");
+        is_clean(&format!("{command:?}"), &wrote);
     }
 
     // An operator's own rule makes the database refuse what is recorded, and repeat the row in its detail.

@@ -26,7 +26,7 @@ pub fn robot_reply(status: u16, rest: Option<u64>, body: &[u8]) -> Class {
         Robot::at(Platform::DingTalk, &webhook, &Hosts::new(&Default::default())).unwrap()
     });
     let answer = Answer { status, retry_after: rest.map(Duration::from_secs), body: Bytes::copy_from_slice(body) };
-    let (result, mask) = (Ok(answer), |text: &str| ROBOT.mask(text, None));
+    let (result, mask) = (Ok(answer), |text: &str| ROBOT.mask(text, None).into_owned());
     let verdict = outcome::classify(&result, mask);
     let report: Report = super::report(&verdict, &result, mask);
     is_storable(&report, TOKEN);

@@ -63,13 +63,15 @@ pub(super) struct Args {
     replace: bool,
 
     #[command(flatten)]
+    operator: config::Operator,
+    #[command(flatten)]
     database: config::Database,
 }
 
 /// Inserts or replaces the row, and says what happens next.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let is_new = block_on(async {
-        let client = super::connect(&args.database).await?;
+        let client = super::connect_as(&args.database, &args.operator).await?;
         if let Some(pool) = &args.pool {
             check_members(&client, pool).await?;
         }

@@ -63,7 +63,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         )?;
         writeln!(out, "with DINGTALK_NOTIFICATION_WEBHOOK set, which is the robot named default")?;
     } else {
-        writeln!(out, "{}", table(&robots(rows)?, now).trim_fmt())?;
+        writeln!(out, "{}", shown(rows, now)?)?;
     }
     Ok(())
 }
@@ -95,6 +95,11 @@ fn concerned<'a>(robots: &'a [Robot], name: &'a str) -> impl Iterator<Item = &'a
     let pool = robots.iter().find(|robot| robot.name == name).and_then(|robot| robot.state.strip_prefix("pool of "));
     let members: Vec<&str> = pool.map(|members| members.split(", ").collect()).unwrap_or_default();
     robots.iter().filter(move |robot| robot.name == name || members.contains(&robot.name.as_str()))
+}
+
+/// The rows of the view as a table.
+pub(in crate::commands) fn shown(rows: Vec<Value>, now: Timestamp) -> anyhow::Result<String> {
+    Ok(table(&robots(rows)?, now).trim_fmt())
 }
 
 fn table(robots: &[Robot], now: Timestamp) -> Table {

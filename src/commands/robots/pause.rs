@@ -17,10 +17,12 @@ pub(super) struct Pause {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 
-    /// Who pauses it; the role that is logged in to PostgreSQL if not given
+    /// Who pauses it; if not given the same as --as, or the role that is logged in to PostgreSQL
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 
+    #[command(flatten)]
+    operator: config::Operator,
     #[command(flatten)]
     database: config::Database,
 }
@@ -32,15 +34,18 @@ pub(super) struct Resume {
     name: String,
 
     #[command(flatten)]
+    operator: config::Operator,
+    #[command(flatten)]
     database: config::Database,
 }
 
 /// Pauses the robot and says what happened.
 pub(super) fn pause(args: Pause) -> anyhow::Result<()> {
     let said = block_on(async {
-        let client = super::connect(&args.database).await?;
+        let client = super::connect_as(&args.database, &args.operator).await?;
         let pause = "select notification_robot_pause($1, $2, $3)";
-        let row = client.query_one(pause, &[&args.name, &args.reason, &args.by]).await;
+        let by = args.by.as_deref().or(args.operator.actor());
+        let row = client.query_one(pause, &[&args.name, &args.reason, &by]).await;
         Ok(row.context("the robot was not paused")?.get::<_, String>(0))
     })?;
     print(said)
@@ -49,7 +54,7 @@ pub(super) fn pause(args: Pause) -> anyhow::Result<()> {
 /// Resumes the robot and says what happened.
 pub(super) fn resume(args: Resume) -> anyhow::Result<()> {
     let said = block_on(async {
-        let client = super::connect(&args.database).await?;
+        let client = super::connect_as(&args.database, &args.operator).await?;
         let row = client.query_one("select notification_robot_resume($1)", &[&args.name]).await;
         Ok(row.context("the robot was not resumed")?.get::<_, String>(0))
     })?;

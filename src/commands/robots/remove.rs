@@ -19,13 +19,15 @@ pub(super) struct Args {
     force: bool,
 
     #[command(flatten)]
+    operator: config::Operator,
+    #[command(flatten)]
     database: config::Database,
 }
 
 /// Removes the row; nobody's events are lost by surprise.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let removed = block_on(async {
-        let client = super::connect(&args.database).await?;
+        let client = super::connect_as(&args.database, &args.operator).await?;
         let known = client.query_opt("select from notification_channels where name = $1", &[&args.name]).await;
         anyhow::ensure!(
             known.context("reading notification_channels")?.is_some(),

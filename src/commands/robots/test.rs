@@ -43,23 +43,43 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let most = Duration::from_secs(args.wait.into());
     block_on(async {
         let client = super::connect(&args.database).await?;
-        let id = publish(&client, &args, most + LATE).await?;
+        let id = publish(&client, &args.name, args.text.as_deref(), most + LATE).await?;
         writeln!(std::io::stdout().lock(), "{id}")?;
-        let seen = outcome::wait(&client, id, most, is_answered).await?;
-        if seen.is_complete() {
-            return seen.end(most);
-        }
-        // It would hold up a paused robot's events: each probe would be this message, which may be what is refused. A role
-        // that may not take it back leaves it to expire.
-        let _ = client.query_one("select notification_cancel($1)", &[&id]).await;
-        let lane = seen.robot.as_deref().unwrap_or(&args.name);
-        let robots = super::list::describe(&client, lane, seen.last_error.as_deref()).await.unwrap_or_default();
-        verdict(&seen, most, &robots)
+        wait(&client, id, &args.name, most).await?.end(most)
     })
 }
 
+/// The same without a word: whether the message was delivered.
+pub(in crate::commands) async fn ring(database: &config::Database, name: &str, most: Duration) -> anyhow::Result<()> {
+    let client = super::connect(database).await?;
+    let id = publish(&client, name, None, most + LATE).await?;
+    let seen = wait(&client, id, name, most).await?;
+    anyhow::ensure!(
+        seen.status == "delivered",
+        "{}: {}",
+        seen.status,
+        seen.last_error.as_deref().unwrap_or("no reason is recorded")
+    );
+    Ok(())
+}
+
+/// What became of the message; an error where it is not complete.
+async fn wait(client: &Client, id: Uuid, name: &str, most: Duration) -> anyhow::Result<Seen> {
+    let seen = outcome::wait(client, id, most, is_answered).await?;
+    if seen.is_complete() {
+        return Ok(seen);
+    }
+    // It would hold up a paused robot's events: each probe would be this message, which may be what is refused. A role
+    // that may not take it back leaves it to expire.
+    let _ = client.query_one("select notification_cancel($1)", &[&id]).await;
+    let lane = seen.robot.as_deref().unwrap_or(name);
+    let robots = super::list::describe(client, lane, seen.last_error.as_deref()).await.unwrap_or_default();
+    verdict(&seen, most, &robots)?;
+    Ok(seen)
+}
+
 /// Urgent, so that it does not wait behind others, and without a retry, so that the answer comes at once.
-async fn publish(client: &Client, args: &Args, expires: Duration) -> anyhow::Result<Uuid> {
+async fn publish(client: &Client, name: &str, text: Option<&str>, expires: Duration) -> anyhow::Result<Uuid> {
     let publish = "select notification_publish(
         'postbell.test',
         jsonb_build_object('robot', $2::text, 'text', $3::text, 'at', now()),
@@ -67,8 +87,8 @@ async fn publish(client: &Client, args: &Args, expires: Duration) -> anyhow::Res
         options => jsonb_build_object('urgent', true, 'expires_at', now() + $4 * interval '1 second'),
         max_retry => 0)";
     // A webhook has a token in it.
-    let name = Some(&args.name).filter(|name| !name.contains("://"));
-    let published = client.query_one(publish, &[&args.name, &name, &args.text, &expires.as_secs_f64()]).await;
+    let shown = Some(name).filter(|name| !name.contains("://"));
+    let published = client.query_one(publish, &[&name, &shown, &text, &expires.as_secs_f64()]).await;
     Ok(published.map_err(|error| explain("the test message", error))?.get(0))
 }
 

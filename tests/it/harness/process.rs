@@ -23,6 +23,11 @@ impl Env {
         self.0.insert(variable.to_owned(), value.to_string());
         self
     }
+
+    /// What is set.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
 }
 
 /// A running `postbell`; killed when dropped. What it wrote is shown where the test fails.
@@ -46,7 +51,8 @@ impl Postbell {
         Postbell::spawn(env!("CARGO_BIN_EXE_postbell"), arguments, env)
     }
 
-    fn spawn(program: &str, arguments: &[&str], env: &Env) -> Postbell {
+    /// Starts another program in its place.
+    pub(crate) fn spawn(program: &str, arguments: &[&str], env: &Env) -> Postbell {
         let mut child = Command::new(program)
             .args(arguments)
             .env_clear()
@@ -60,6 +66,12 @@ impl Postbell {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).unwrap();
         let (stdout, stderr) = (Output::of(child.stdout.take()), Output::of(child.stderr.take()));
         Postbell { name: format!("postbell {}", arguments.join(" ")), child, pid, stdout, stderr }
+    }
+
+    /// Its process id.
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
     }
 
     /// What it wrote to stdout until now, line by line.
@@ -93,6 +105,11 @@ impl Postbell {
     /// Asks it to finish.
     pub(crate) fn sigterm(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Interrupts it, as Ctrl-C does.
+    pub(crate) fn sigint(&self) {
+        self.signal(Signal::INT);
     }
 
     /// Freezes it, as a paused virtual machine would be.

@@ -6,6 +6,8 @@
 mod postgres;
 mod redis;
 
+#[allow(unused_imports, reason = "for the benchmark")]
+pub(crate) use postgres::bin_dir;
 pub(crate) use postgres::{Database, Postgres, connect, connect_listening};
 pub(crate) use redis::{Redis, connect as connect_redis};
 

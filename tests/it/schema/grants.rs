@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::queries::statements;
-use super::{database, one, refused};
+use super::queries::{statements, statements_of};
+use super::{database, one, refusal, refused};
 use crate::harness::servers::Database;
 
 /// What any role may, as PostgreSQL grants it: functions that reveal and change nothing, or fail inside.
@@ -35,9 +35,12 @@ const KINDS: [(&str, &[&str]); 4] = [
     (
         "reader",
         &[
+            "execute notification_error_class",
+            "execute notification_find",
             "select on notification_attempts",
             "select on notification_audit",
             "select on notification_robot_status",
+            "select on notification_stats",
             "select on notification_status",
         ],
     ),
@@ -46,8 +49,12 @@ const KINDS: [(&str, &[&str]); 4] = [
         &[
             "delete on notification_channels",
             "execute notification_cancel",
+            "execute notification_error_class",
+            "execute notification_find",
             "execute notification_purge",
+            "execute notification_purge_all",
             "execute notification_replay",
+            "execute notification_replay_all",
             "execute notification_reschedule",
             "execute notification_robot_pause",
             "execute notification_robot_resume",
@@ -56,6 +63,7 @@ const KINDS: [(&str, &[&str]); 4] = [
             "select on notification_audit",
             "select on notification_channels",
             "select on notification_robot_status",
+            "select on notification_stats",
             "select on notification_status",
             "update on notification_channels",
         ],
@@ -361,6 +369,19 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_reader_runs_every_statement_of_the_commands_but_that_for_payloads() {
+    let (database, _admin) = database().await;
+    let reader = role(&database, "reader").await;
+    for (name, sql) in statements_of("operate") {
+        let ran = reader.query(&explained(&sql), &[]).await.map_err(|error| refusal(&error));
+        match name.as_str() {
+            "payloads" => assert_eq!(ran.unwrap_err(), "permission denied for table notification_events"),
+            _ => drop(ran.unwrap_or_else(|error| panic!("{name}: {error}"))),
+        }
+    }
 }
 
 /// A statement whose plan is made, and its rights are checked, with null for every parameter.

@@ -8,9 +8,14 @@ use super::database;
 use crate::harness::servers::Postgres;
 use crate::harness::{SOON, eventually};
 
-/// Every statement by its file's name.
+/// Every statement of the protocol by its file's name.
 pub(super) fn statements() -> Vec<(String, String)> {
-    let folder = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/queries")).unwrap();
+    statements_of("queries")
+}
+
+/// Every statement of a folder of `sql` by its file's name.
+pub(super) fn statements_of(folder: &str) -> Vec<(String, String)> {
+    let folder = fs::read_dir(format!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/{}"), folder)).unwrap();
     let paths = folder.map(|entry| entry.unwrap().path());
     let mut statements: Vec<_> = paths
         .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap()))
@@ -26,9 +31,9 @@ fn statement(name: &str) -> String {
 #[tokio::test]
 async fn every_statement_prepares_and_begins_with_its_name() {
     let (_database, client) = database().await;
-    let statements = statements();
-    assert!(!statements.is_empty());
-    for (name, sql) in statements {
+    let (protocol, operate) = (statements(), statements_of("operate"));
+    assert!(!protocol.is_empty() && !operate.is_empty());
+    for (name, sql) in protocol.into_iter().chain(operate) {
         assert!(
             sql.starts_with(&format!("-- {name}: ")),
             "{name} begins with its name, by which tests know it on the wire"
@@ -67,6 +72,38 @@ async fn a_claim_walks_the_due_index_whatever_the_table_holds() {
         // How the rows it found are joined for the update is the planner's choice.
         let finding: String = plan.lines().skip(1).take_while(|line| !line.starts_with("  ->")).collect();
         assert!(!finding.contains("Seq Scan") && !finding.contains("Sort"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn what_people_on_call_ask_reads_the_failed_and_the_new_and_not_the_whole_table() {
+    let (_database, client) = database().await;
+    client
+        .batch_execute(
+            "insert into notification_events (event_type, payload, status, completed_at, delivered_at, created_at)
+            select 'a', '{}', 'delivered', now(), now(), now() - interval '30 days' + n * interval '1 second'
+            from generate_series(1, 100000) n;
+            insert into notification_events (event_type, payload, status, completed_at, failed_at, last_error)
+            select 'a', '{}', 'failed', case when n % 2 = 0 then now() end, now(), 'message: too long'
+            from generate_series(1, 20) n",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("vacuum analyze notification_events").await.unwrap();
+    let follow = statements_of("operate").into_iter().find(|(file, _)| file == "follow").unwrap().1;
+    let values = ["'failed'", "null", "null", "null", "null", "null", "null", "null", "null", "now()", "'{}'"];
+    let follow = (1..=values.len()).rev().fold(follow, |sql, n| sql.replace(&format!("${n}"), values[n - 1]));
+    for (asked, sql) in [
+        (
+            "what failed",
+            "select * from notification_find('failed', since => now() - interval '1 day') order by seq desc limit 50",
+        ),
+        ("what changes", &follow),
+        ("statistics", "select * from notification_stats"),
+    ] {
+        let plan = client.query(&format!("explain {sql}"), &[]).await.unwrap();
+        let plan = plan.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n");
+        assert!(!plan.contains("Seq Scan"), "{asked}: {plan}");
     }
 }
 

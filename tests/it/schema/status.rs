@@ -77,3 +77,31 @@ async fn the_detail_says_what_an_event_waits_for() {
         assert_eq!(said, detail, "{columns}");
     }
 }
+
+#[tokio::test]
+async fn every_reason_that_postbell_writes_is_of_a_class() {
+    let (_database, client) = database().await;
+    for (last_error, class) in [
+        ("message: too long; shorten the template or its variables", "message"),
+        ("message: unknown target \"ops\" (known: default, or a webhook URL)", "message"),
+        ("robot's settings: its webhook cannot be read: env:HR: the variable is not set, or no text", "robot"),
+        ("platform: busy; nothing to do but wait; no retry is left after 4 sends", "platform"),
+        ("network: nothing was sent: connection refused; no retry is left after 4 sends", "network"),
+        ("template notice: variable \"content\" is missing from the payload (line 4)", "template"),
+        ("title of template notice: variable \"title\" is missing", "template"),
+        ("unknown template \"x\"; the folder has: plain", "template"),
+        ("expired: it was to ring before 2026-12-24, and it is 2026-12-25", "expired"),
+        (
+            "outcome unknown: a consumer stopped while sending this event, and it asks for at most one delivery",
+            "unknown_outcome",
+        ),
+        ("outcome unknown, and it asks for at most one delivery: network: timed out", "unknown_outcome"),
+        ("kills its consumer: 3 consumers in a row stopped while they had this event in hand", "kills_its_consumer"),
+        ("options cannot be read: invalid type", "unreadable"),
+        ("internal error: a task failed", "other"),
+    ] {
+        let quoted = last_error.replace('\'', "''");
+        assert_eq!(one(&client, &format!("select notification_error_class('{quoted}')")).await, class, "{last_error}");
+    }
+    assert_eq!(one(&client, "select notification_error_class(null)").await, "null");
+}

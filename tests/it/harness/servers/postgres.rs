@@ -27,6 +27,24 @@ const SETTINGS: &[&str] = &[
     "log_min_messages=log",
 ];
 
+/// As a careful operator would run it, and with a count of every statement; checkpoints stay out of what is measured.
+#[allow(dead_code, reason = "for the benchmark")]
+const MEASURED: &[&str] = &[
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=100",
+    "fsync=on",
+    "synchronous_commit=on",
+    "shared_buffers=512MB",
+    "max_wal_size=16GB",
+    "checkpoint_timeout=1h",
+    "shared_preload_libraries=pg_stat_statements",
+    "pg_stat_statements.track=top",
+    "pg_stat_statements.track_utility=on",
+    "jit=off",
+    "timezone=UTC",
+];
+
 /// How long a server may take for recovering by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -48,19 +66,25 @@ impl Postgres {
 
     /// A server of the test's own, to be crashed; it takes about two seconds.
     pub(crate) async fn own() -> Postgres {
-        Postgres::with(None).await
+        Postgres::with(None, SETTINGS).await
+    }
+
+    /// A server to measure with: durable, and it counts statements (pg_stat_statements).
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub(crate) async fn measured() -> Postgres {
+        Postgres::with(None, MEASURED).await
     }
 
     /// The same with a disk of so many megabytes, in memory, that can be full; none where this system does not allow it.
     pub(crate) async fn on_disk_of(megabytes: u64) -> Option<Postgres> {
-        if own_disk() { Some(Postgres::with(Some(megabytes)).await) } else { None }
+        if own_disk() { Some(Postgres::with(Some(megabytes), SETTINGS).await) } else { None }
     }
 
-    async fn with(disk: Option<u64>) -> Postgres {
+    async fn with(disk: Option<u64>, settings: &[&str]) -> Postgres {
         let bin = bin_dir();
         for _ in 0..10 {
             let port = free_port();
-            let server = Server::with("postgres", "QUIT", disk, |folder| command(&bin, folder, port));
+            let server = Server::with("postgres", "QUIT", disk, |folder| command(&bin, folder, port, settings));
             let postgres = Postgres { server, port, dropper: start_dropper(port) };
             if postgres.try_start().await {
                 postgres.admin(&format!("create database {TEMPLATE}")).await;
@@ -75,6 +99,22 @@ impl Postgres {
     pub(crate) async fn database(&self) -> Database {
         let name = format!("test_{:016x}", fastrand::u64(..));
         self.admin(&format!("create database {name} template {TEMPLATE}")).await;
+        Database { url: self.url(&name), name, dropper: self.dropper.clone() }
+    }
+
+    /// A new database that is a copy of another, to which nobody is connected. PostgreSQL 15 or later.
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub(crate) async fn copy(&self, of: &Database) -> Database {
+        let name = format!("test_{:016x}", fastrand::u64(..));
+        self.admin(&format!("create database {name} template {} strategy file_copy", of.name)).await;
+        Database { url: self.url(&name), name, dropper: self.dropper.clone() }
+    }
+
+    /// An empty database, without the schema.
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub(crate) async fn empty(&self) -> Database {
+        let name = format!("test_{:016x}", fastrand::u64(..));
+        self.admin(&format!("create database {name}")).await;
         Database { url: self.url(&name), name, dropper: self.dropper.clone() }
     }
 
@@ -137,6 +177,12 @@ impl Database {
     /// A connection string, as a superuser.
     pub(crate) fn url(&self) -> String {
         self.url.clone()
+    }
+
+    /// Its name on its server.
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// A connection string that leads through a proxy.
@@ -215,7 +261,7 @@ fn start_dropper(port: u16) -> mpsc::Sender<String> {
 }
 
 /// Makes the cluster at the first start; `exec`, so that signals reach the server itself.
-fn command(bin: &Path, folder: &Path, port: u16) -> Vec<String> {
+fn command(bin: &Path, folder: &Path, port: u16, settings: &[&str]) -> Vec<String> {
     let script = r#"
         bin=$1 data=$2
         shift 2
@@ -227,12 +273,12 @@ fn command(bin: &Path, folder: &Path, port: u16) -> Vec<String> {
         ["/bin/sh", "-c", script, "postgres", bin.to_str().unwrap(), data.to_str().unwrap(), "-p", &port.to_string()]
             .map(str::to_owned)
             .into();
-    command.extend(SETTINGS.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
+    command.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
     command
 }
 
 /// Where `postgres` and `initdb` are: distributions keep them off the PATH.
-fn bin_dir() -> PathBuf {
+pub(crate) fn bin_dir() -> PathBuf {
     let configured = output("pg_config", &["--bindir"]).map(PathBuf::from);
     let by_path = on_path("postgres").and_then(|program| program.canonicalize().ok()?.parent().map(Path::to_owned));
     let complete = |dir: &PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();

@@ -16,13 +16,23 @@ pub(crate) struct Redis {
 impl Redis {
     /// Starts one; it takes about 30 ms.
     pub(crate) async fn start() -> Redis {
+        Redis::with("no").await
+    }
+
+    /// A server to measure with: it writes to disk what it is told, once a second.
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub(crate) async fn measured() -> Redis {
+        Redis::with("yes").await
+    }
+
+    async fn with(append_only: &str) -> Redis {
         let binary = on_path("redis-server").expect("redis-server is not installed; ops/test installs it");
         for _ in 0..10 {
             let port = free_port();
             let server = Server::new("redis", "KILL", |folder| {
                 let folder = folder.to_str().unwrap();
                 let (binary, port) = (binary.to_str().unwrap(), port.to_string());
-                let always = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder];
+                let always = ["--bind", "127.0.0.1", "--save", "", "--appendonly", append_only, "--dir", folder];
                 [binary, "--port", &port].iter().chain(&always).map(ToString::to_string).collect()
             });
             let redis = Redis { server, port };

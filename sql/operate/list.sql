@@ -1,0 +1,16 @@
+-- list: the newest events that fit, without payload unless asked for it.
+-- $1 status, $2 event type, $3 target, $4 since, $5 since so many seconds ago, $6 before, $7 before so many seconds ago,
+-- $8 error class, $9 error
+-- $10 most events
+with newest as materialized (
+    select id
+    from notification_find($1, $2, $3,
+        coalesce($4, now() - $5::double precision * interval '1 second'),
+        coalesce($6, now() - $7::double precision * interval '1 second'), $8, $9)
+    order by seq desc
+    limit $10
+)
+select to_jsonb(s) || jsonb_build_object('error_class', notification_error_class(s.last_error)) as event
+from notification_status s
+where id in (select id from newest)
+order by seq desc
