@@ -15,7 +15,8 @@ use crate::harness::servers::Database;
 use crate::harness::{SOON, World, eventually};
 
 /// The lock that who removes holds, as two halves of its number: "pbre" and "tain".
-const LOCK: &str = "locktype = 'advisory' and classid = x'70627265'::integer and objid = x'7461696e'::integer";
+const LOCK: &str = "locktype = 'advisory' and classid = x'70627265'::integer and objid = x'7461696e'::integer
+    and database = (select oid from pg_database where datname = current_database())";
 
 #[derive(Parser)]
 pub(crate) struct Limits {
@@ -241,10 +242,7 @@ async fn a_relay_that_is_killed_while_it_removes_leaves_the_rest_to_the_next() {
     })
     .await;
     killed.sigkill().await;
-    let locks = format!(
-        "select count(*) from pg_locks where {LOCK} and database = (select oid from pg_database
-        where datname = current_database())"
-    );
+    let locks = format!("select count(*) from pg_locks where {LOCK}");
     eventually(SOON, "its last statement to end", async || {
         (client.query_one(&locks, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
     })
