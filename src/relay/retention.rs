@@ -21,11 +21,11 @@ const LOCK: i64 = 0x7062_7265_7461_696e;
 /// Pause between two sweeps. A sweep that finds nothing costs a connection and six statements.
 const INTERVAL: Duration = Duration::from_secs(1_200);
 
-/// Most rows of one statement: few enough that it ends in tens of milliseconds.
-const BATCH: i64 = 1_000;
+/// Most rows of one statement: few enough that it ends in about ten milliseconds.
+const BATCH: i64 = 500;
 
-/// A rest is so many times as long as the batch before it took: four fifths of the time are others'.
-const REST: u32 = 4;
+/// A rest is so many times as long as the batch before it took: nine tenths of the time are others'.
+const REST: u32 = 9;
 
 /// Shortest rest.
 const LEAST_REST: Duration = Duration::from_millis(10);
