@@ -4,6 +4,7 @@
 //! state that matters: all of it is in the rows.
 
 mod listen;
+pub mod retention;
 mod scan;
 mod wake;
 

@@ -204,6 +204,8 @@ async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
         "settle" => "(text[], timestamptz[], boolean[], text[], text[], double precision[], double precision)",
         "mergeable" => "(text, text, bigint)",
         "backlog" => "(bigint)",
+        "retain_delivered" | "retain_failed" => "(double precision, bigint, timestamptz)",
+        "retain_attempts" | "retain_audit" => "(double precision, bigint, bigint)",
         _ => "",
     };
     client.batch_execute("deallocate all").await.unwrap();
@@ -294,6 +296,42 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
     let fail = "update notification_events set status = 'failed', failed_at = now() where seq = 1";
     client.batch_execute(fail).await.unwrap();
     assert!(next_due().await.is_some());
+}
+
+#[tokio::test]
+async fn what_is_old_is_found_without_looking_at_what_is_not() {
+    let (_database, client) = database().await;
+    // A table in which old and new are mixed on every page, as they are once space has been used again.
+    client
+        .batch_execute(
+            "insert into notification_events (event_type, payload, status, created_at, delivered_at, failed_at, completed_at)
+            select 'a', '{}', status, at, case status when 'delivered' then at end, case status when 'failed' then at end,
+                case when status in ('delivered', 'failed') then at end
+            from generate_series(1, 100000) n,
+                lateral (select (array['pending', 'delivered', 'delivered', 'failed'])[1 + n % 4] as status,
+                    now() - (n * 7919 % 100000) * interval '100 s' as at) t;
+            insert into notification_attempts
+                (started_at, event_id, replay_count, attempt, duration_ms, tries, class, robot, worker)
+            select now() - (100000 - n) * interval '100 s', gen_random_uuid(), 0, 1, 1, 1, 'success', 'default', 'w'
+            from generate_series(1, 100000) n;
+            insert into notification_audit (at, actor, database_user, action)
+            select now() - (100000 - n) * interval '100 s', 'a', 'u', 'replay' from generate_series(1, 100000) n",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("vacuum analyze").await.unwrap();
+    let days = |days: u32| days * 86_400;
+    for name in ["retain_delivered", "retain_failed", "retain_attempts", "retain_audit"] {
+        // The oldest is of 115 days ago: nothing, and a batch.
+        let nothing = touched(&client, name, &format!("({}, 1000, null)", days(120))).await;
+        assert!(nothing.0 < 20 && nothing.1 < 1_001, "{name}, nothing: {nothing:?}");
+        // A delete of a row looks at its page, and at one or more of each index.
+        let batch = touched(&client, name, &format!("({}, 1000, null)", days(60))).await;
+        assert!(batch.0 < 20_000 && batch.1 < 20, "{name}, a batch: {batch:?}");
+        let plan = client.query(&format!("explain execute statement ({}, 1000, null)", days(60)), &[]).await.unwrap();
+        let plan = plan.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n");
+        assert!(!plan.contains("Seq Scan") && !plan.contains("Bitmap"), "{name}: {plan}");
+    }
 }
 
 #[tokio::test]
