@@ -1,0 +1,83 @@
+// An outbox relay as one writes it by hand: no package does it for this one.
+
+import { connect, main, payloads, publisherBy, stream } from './peer.mjs'
+
+const BATCH = 500
+
+const SCHEMA = `
+  create table outbox (
+    id bigint generated always as identity primary key,
+    payload jsonb not null,
+    published_at timestamptz
+  );
+  create index outbox_waiting on outbox (id) where published_at is null;
+  create function outbox_ring() returns trigger language plpgsql as $$
+    begin
+      notify outbox;
+      return null;
+    end $$;
+  create trigger outbox_ring after insert on outbox for each statement execute function outbox_ring()`
+
+// The mark is made by the claim and committed once the entries are in the stream: one write for each row.
+const CLAIM = `
+  update outbox set published_at = now()
+  where id = any(array(
+    select id from outbox where published_at is null order by id limit ${BATCH} for update skip locked))
+  returning id, payload::text`
+
+async function prepare() {
+  const client = await connect()
+  await client.query(SCHEMA)
+  await client.end()
+}
+
+async function fill(n) {
+  const client = await connect()
+  for (const list of payloads(n)) {
+    await client.query('insert into outbox (payload) select jsonb_array_elements($1)', [JSON.stringify(list)])
+  }
+  await client.query('vacuum analyze outbox')
+  await client.end()
+}
+
+async function run() {
+  const add = stream()
+  const [client, listener] = [await connect(), await connect()]
+  // A mark that a crash of the server undoes is an entry twice, which any relay may send.
+  await client.query('set synchronous_commit = off')
+
+  let [rung, stopping, wake] = [false, false, () => {}]
+  const ring = () => {
+    rung = true
+    wake()
+  }
+  listener.on('notification', ring)
+  await listener.query('listen outbox')
+
+  async function batch() {
+    await client.query('begin')
+    const { rows } = await client.query({ name: 'claim', text: CLAIM, rowMode: 'array' })
+    if (rows.length > 0) await add(rows)
+    await client.query('commit')
+    return rows.length
+  }
+
+  async function work() {
+    while (!stopping) {
+      rung = false
+      while (!stopping && (await batch()) > 0);
+      if (!rung) await new Promise(resolve => (wake = resolve))
+    }
+  }
+
+  const worked = work()
+  return async () => {
+    stopping = true
+    ring()
+    await worked
+  }
+}
+
+const publisher = () => publisherBy('insert into outbox (payload) values ($1)')
+
+await main({ prepare, fill, run, publisher })
