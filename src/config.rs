@@ -21,7 +21,12 @@
 //! | `NOTIFICATION_SEND_TIMEOUT` | `10s` | one request to a robot |
 //! | `NOTIFICATION_POLL_INTERVAL` | `10s` | backstop where no notification comes |
 //! | `NOTIFICATION_BATCH_SIZE` | `500` | rows of one claim |
+//! | `NOTIFICATION_RETENTION_DELIVERED` | `30d` | how long delivered and cancelled events stay; `off`: for ever |
+//! | `NOTIFICATION_RETENTION_FAILED` | `180d` | how long failed events stay |
+//! | `NOTIFICATION_RETENTION_ATTEMPTS` | `90d` | how long rows of `notification_attempts` stay |
+//! | `NOTIFICATION_RETENTION_AUDIT` | `400d` | how long rows of `notification_audit` stay |
 //! | `NOTIFICATION_CONCURRENCY` | `64` | sends at the same time |
+//! | `NOTIFICATION_ATTEMPTS` | `on` | whether each send gets a row in `notification_attempts`: `on` or `off` |
 //! | `NOTIFICATION_TEMPLATES_DIR` | `templates` | folder of templates |
 //! | `NOTIFICATION_ALLOWED_HOSTS` | – | webhook hosts beside DingTalk's own |
 //! | `NOTIFICATION_ROBOT_RATE` | `18/60s` | most messages of one robot in any such window; `off` for no limit |
@@ -99,6 +104,55 @@ pub struct Relay {
     /// Most rows claimed, and hinted in one round trip, at a time
     #[arg(long, env = "NOTIFICATION_BATCH_SIZE", value_name = "ROWS", default_value = "500", value_parser = Whole { min: 1, max: 10_000 })]
     pub batch_size: u64,
+
+    /// How long what is done stays.
+    #[command(flatten)]
+    pub retention: Retention,
+}
+
+/// How long rows stay that nothing depends on any more; counted from the end of an event.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Retention {
+    /// How long delivered and cancelled events stay before they are removed, such as 30d; off for ever
+    ///
+    /// With an event its idempotency key goes, and is free again.
+    #[arg(long, env = "NOTIFICATION_RETENTION_DELIVERED", value_name = "TIME", default_value = "30d")]
+    pub retention_delivered: Keep,
+
+    /// How long failed events stay whose dead letters are written
+    #[arg(long, env = "NOTIFICATION_RETENTION_FAILED", value_name = "TIME", default_value = "180d")]
+    pub retention_failed: Keep,
+
+    /// How long rows of notification_attempts stay
+    #[arg(long, env = "NOTIFICATION_RETENTION_ATTEMPTS", value_name = "TIME", default_value = "90d")]
+    pub retention_attempts: Keep,
+
+    /// How long rows of notification_audit stay
+    #[arg(long, env = "NOTIFICATION_RETENTION_AUDIT", value_name = "TIME", default_value = "400d")]
+    pub retention_audit: Keep,
+}
+
+/// How long something stays; none: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep(pub Option<Duration>);
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const HOUR_MS: u64 = 3_600_000;
+        const MOST_DAYS: u64 = 36_500;
+        if text == "off" {
+            return Ok(Keep(None));
+        }
+        let read = match text.strip_suffix('d') {
+            Some(days) => Whole { min: 1, max: MOST_DAYS }.read(days).map(|days| Duration::from_secs(days * 86_400)),
+            None => Span { min_ms: HOUR_MS, max_ms: MOST_DAYS * 24 * HOUR_MS }.read(text),
+        };
+        let allowed =
+            |_| format!("days such as 30d (at most {MOST_DAYS}d), a duration of at least an hour such as 12h, or off");
+        read.map(|keep| Keep(Some(keep))).map_err(allowed)
+    }
 }
 
 /// How the consumer works.
@@ -119,6 +173,19 @@ pub struct Consumer {
     /// Most sends at the same time
     #[arg(long, env = "NOTIFICATION_CONCURRENCY", value_name = "SENDS", default_value = "64", value_parser = Whole { min: 1, max: 4_096 })]
     pub concurrency: u64,
+
+    /// Whether each send gets a row in notification_attempts, written with its outcome
+    #[arg(long, env = "NOTIFICATION_ATTEMPTS", value_name = "WHETHER", default_value = "on", value_enum)]
+    pub attempts: Switch,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// The robots and the way to them.
@@ -552,6 +619,18 @@ mod tests {
         assert_eq!("off".parse(), Ok(RobotRate(None)));
         for refused in ["", "18", "0/60s", "1000/60s", "18/0s", "18/2d", "18/60", "/60s", "many/60s", "-1/60s", "on"] {
             assert!(refused.parse::<RobotRate>().unwrap_err().contains("18/60s, or off"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn rows_stay_for_days_or_hours_or_for_ever() {
+        let hours = |n: u64| Ok(Keep(Some(Duration::from_secs(n * 3_600))));
+        assert_eq!("30d".parse(), hours(720));
+        assert_eq!("36500d".parse(), hours(876_000));
+        assert_eq!("12h".parse(), hours(12));
+        assert_eq!("off".parse(), Ok(Keep(None)));
+        for refused in ["", "0d", "d", "30", "59m", "-1d", "1.5d", "36501d", "for ever"] {
+            assert!(refused.parse::<Keep>().unwrap_err().ends_with(", or off"), "{refused}");
         }
     }
 

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::channel::Channels;
-use crate::config;
+use crate::config::{self, Switch};
 use crate::event::Outcome;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -61,6 +61,7 @@ pub struct Consumer<Q> {
     hint_lease: Duration,
     block: Duration,
     concurrency: usize,
+    worker: Option<String>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
@@ -80,6 +81,8 @@ pub struct Parts<'a> {
     pub config: &'a config::Consumer,
     /// For giving hints back that a queue has lost.
     pub hints: &'a config::Hints,
+    /// What the consumer is called.
+    pub worker: &'a str,
     /// For how long a read waits.
     pub queue: &'a config::Queue,
     /// What renders.
@@ -122,7 +125,8 @@ impl<Q: Queue> Consumer<Q> {
 
     /// A consumer; its store's connections must commit durably.
     pub fn new(store: Store, queue: Arc<Q>, parts: Parts<'_>) -> Self {
-        let Parts { config, hints, queue: queue_config, templates, channels, urgent_reserve, health, metrics } = parts;
+        let Parts { config, hints, worker, queue: queue_config, templates, channels, urgent_reserve, health, metrics } =
+            parts;
         let policy = RetryPolicy::new(config.max_retry, config.retry_backoff.clone());
         let channels = Arc::new(channels);
         let watch = Arc::new(Watch::new(store.clone(), channels.clone(), urgent_reserve, health.clone()));
@@ -146,6 +150,7 @@ impl<Q: Queue> Consumer<Q> {
             hint_lease: hints.hint_lease,
             block: queue_config.stream_block,
             concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX).min(Places::MOST),
+            worker: (config.attempts == Switch::On).then(|| worker.to_owned()),
             health,
             metrics,
         }
@@ -155,7 +160,13 @@ impl<Q: Queue> Consumer<Q> {
     pub async fn run(self, stop: Stop) {
         let (done, outcomes) = mpsc::unbounded_channel();
         let (acks, receipts) = mpsc::unbounded_channel();
-        let recorder = Recorder::new(self.store.clone(), acks.clone(), self.health.clone(), self.metrics.clone());
+        let recorder = Recorder::new(
+            self.store.clone(),
+            self.worker.clone(),
+            acks.clone(),
+            self.health.clone(),
+            self.metrics.clone(),
+        );
         let recording = tokio::spawn(recorder.run(outcomes));
         let acknowledging = tokio::spawn(acknowledge(self.queue.clone(), receipts));
         let watching = tokio::spawn(self.watch.clone().run(stop.requested.clone()));

@@ -245,7 +245,14 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
 /// The kind of role that may use what a refusal names; in every language it names it.
 fn grant_for(refusal: &str) -> &'static str {
     let names = |names: &[&str]| names.iter().any(|name| refusal.contains(name));
-    let read = ["notification_status", "notification_robot_status", "notification_stats", "notification_find"];
+    let read = [
+        "notification_status",
+        "notification_robot_status",
+        "notification_stats",
+        "notification_find",
+        "notification_attempts",
+        "notification_audit",
+    ];
     let done = [
         "notification_channels",
         "notification_robot_pause",
@@ -305,6 +312,7 @@ mod tests {
             ("permission denied for schema public", "writer"),
             ("permission denied for view notification_status", "reader"),
             ("permission denied for view notification_robot_status", "reader"),
+            ("permission denied for table notification_attempts", "reader"),
             ("permission denied for function notification_find", "reader"),
             ("permission denied for table notification_channels", "operator"),
             ("permission denied for function notification_replay", "operator"),

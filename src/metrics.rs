@@ -37,6 +37,13 @@ pub struct SendLabels {
     pub class: &'static str,
 }
 
+/// A kind of row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabels {
+    /// `delivered`, `failed`, `attempts`, `audit` or `robots`.
+    pub kind: &'static str,
+}
+
 /// All metrics of a process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -63,6 +70,8 @@ pub struct Metrics {
     pub leases_lost: Counter,
     /// Events in the consumer's hand.
     pub in_hand: Gauge,
+    /// Old rows removed.
+    pub removed: Family<KindLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -83,6 +92,7 @@ impl Default for Metrics {
             duplicate_hints: Counter::default(),
             leases_lost: Counter::default(),
             in_hand: Gauge::default(),
+            removed: Family::default(),
         };
         let m = &metrics;
         registry.register("events", "Outcomes recorded", m.events.clone());
@@ -106,6 +116,7 @@ impl Default for Metrics {
         registry.register("duplicate_hints", "Received hints whose rows needed nothing", m.duplicate_hints.clone());
         registry.register("leases_lost", "Outcomes that no longer counted when recorded", m.leases_lost.clone());
         registry.register("in_hand", "Events in the consumer's hand", m.in_hand.clone());
+        registry.register("rows_removed", "Old rows removed", m.removed.clone());
         Self { registry: Mutex::new(registry), ..metrics }
     }
 }

@@ -4,6 +4,8 @@
 //! state that matters: all of it is in the rows.
 
 mod listen;
+pub mod retention;
+mod scan;
 mod wake;
 
 use std::sync::Arc;
@@ -18,7 +20,8 @@ use crate::db::Database;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::queue::{Message, Queue, Room, Topic};
-use crate::store::{Claimed, Store};
+use crate::store::{Claimed, Claims, Store};
+use scan::{Reach, Scan};
 use wake::Waker;
 
 /// The relay's name in logs and health.
@@ -50,6 +53,7 @@ pub struct Relay<Q> {
     unparked_at: Option<Instant>,
     /// Claimed while the batch before was on its way to the queue.
     ahead: Vec<Claimed>,
+    scan: Scan,
 }
 
 /// What one pass found.
@@ -113,6 +117,7 @@ impl<Q: Queue> Relay<Q> {
             full_since: None,
             unparked_at: None,
             ahead: Vec::new(),
+            scan: Scan::default(),
         }
     }
 
@@ -158,6 +163,7 @@ impl<Q: Queue> Relay<Q> {
     /// Gives back what was claimed and will not be hinted now. Where that fails, its leases run out.
     async fn give_back_ahead(&mut self) {
         let ids: Vec<_> = self.ahead.drain(..).map(|row| row.message.event_id).collect();
+        self.scan.forget();
         if !ids.is_empty()
             && let Err(error) = self.store.give_back(&ids).await
         {
@@ -223,16 +229,22 @@ impl<Q: Queue> Relay<Q> {
         let (dead, due): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.is_dead);
         let left = room.less(due.iter().map(|row| &row.message));
         let (store, batch_size, lease) = (self.store.clone(), self.batch_size, self.hint_lease);
+        let (began, reach) = (Instant::now(), self.scan.reach(Instant::now()));
         let ahead = async move {
-            match is_full && !left.is_lacking() {
-                true => store.claim(batch_size, left, lease).await,
-                false => Ok(Vec::new()),
-            }
+            let claims = match is_full && !left.is_lacking() {
+                true => store.claim(batch_size, left, lease, reach.behind()).await,
+                false => Ok(Claims::default()),
+            };
+            (claims, began.elapsed())
         };
-        let (hinted, ahead) = tokio::join!(self.hint(due), ahead);
+        let (hinted, (ahead, took)) = tokio::join!(self.hint(due), ahead);
         let buried = self.bury(dead).await;
         // What it would have found is found by the next pass.
-        self.ahead = ahead.unwrap_or_default();
+        let ahead = ahead.unwrap_or_default();
+        if !ahead.rows.is_empty() {
+            self.scan.saw(reach, (began, took), ahead.scanned, ahead.rows.len() >= self.batch_size);
+        }
+        self.ahead = ahead.rows;
         hinted.and(buried)?;
         // After the hints: what was just inserted does not wait for what rests.
         if self.unparked_at.is_none_or(|at| at.elapsed() >= UNPARK_INTERVAL) {
@@ -246,12 +258,26 @@ impl<Q: Queue> Relay<Q> {
         if !self.ahead.is_empty() {
             return Ok(std::mem::take(&mut self.ahead));
         }
-        let claimed = self.store.claim(self.batch_size, room, self.hint_lease).await?;
+        let claimed = match self.scan.reach(Instant::now()) {
+            Reach::All => Vec::new(),
+            reach => self.claim_from(reach, room).await?,
+        };
+        if !claimed.is_empty() {
+            return Ok(claimed);
+        }
+        let claimed = self.claim_from(Reach::All, room).await?;
         // Before this relay sleeps it has looked at what rests, too.
         if claimed.is_empty() && self.unpark().await? > 0 {
-            return self.store.claim(self.batch_size, room, self.hint_lease).await;
+            return self.claim_from(Reach::All, room).await;
         }
         Ok(claimed)
+    }
+
+    async fn claim_from(&mut self, reach: Reach, room: Room) -> anyhow::Result<Vec<Claimed>> {
+        let began = Instant::now();
+        let Claims { rows, scanned } = self.store.claim(self.batch_size, room, self.hint_lease, reach.behind()).await?;
+        self.scan.saw(reach, (began, began.elapsed()), scanned, rows.len() >= self.batch_size);
+        Ok(rows)
     }
 
     /// Makes due what rests for robots that have places.

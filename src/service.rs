@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::migrations;
 use crate::queue::redis::RedisQueue;
 use crate::relay::Relay;
+use crate::relay::retention::Retention;
 use crate::store::Store;
 use crate::template::Templates;
 
@@ -113,15 +114,26 @@ impl Service {
                 metrics.clone(),
             );
             tracing::info!(stream = sidecar.queue.queue_stream, "relay started");
+            let retention = Retention::new(database.clone(), config.retention, metrics.clone());
             parts.spawn(named("relay", relay.run(stop.clone())));
+            parts.spawn(named("retention", retention.run(stop.clone())));
             parts.spawn(named("watch over the queue", queue.clone().watch(health.clone(), stop.clone())));
         }
         if let Some((config, channels, urgent_reserve, templates)) = sending {
             let store = Store::new(database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?);
             let (health, metrics) = (health.clone(), metrics.clone());
             let (hints, queue_config) = (&sidecar.hints, &sidecar.queue);
-            let parts_of_it =
-                Parts { config, hints, queue: queue_config, templates, channels, urgent_reserve, health, metrics };
+            let parts_of_it = Parts {
+                config,
+                hints,
+                worker: queue.consumer(),
+                queue: queue_config,
+                templates,
+                channels,
+                urgent_reserve,
+                health,
+                metrics,
+            };
             let consumer = Consumer::new(store, queue.clone(), parts_of_it);
             tracing::info!(
                 stream = sidecar.queue.queue_stream,

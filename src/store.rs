@@ -1,7 +1,8 @@
 //! The rows: every statement of the protocol, each a file in `sql/queries`. Those about robots are in [`robots`], those about
-//! messages of several events in [`digest`].
+//! messages of several events in [`digest`], those that remove what is old in [`retention`].
 
 pub mod digest;
+pub mod retention;
 pub mod robots;
 
 use std::collections::HashSet;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use deadpool_postgres::{Object, Pool};
+use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -41,6 +43,24 @@ pub struct Claimed {
     pub is_dead: bool,
     /// What goes into the queue.
     pub message: Message,
+}
+
+/// A place in the order in which rows become due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// When the row there became due.
+    pub due_at: Timestamp,
+    /// Its insertion order.
+    pub seq: i64,
+}
+
+/// What a claim found.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// The rows, in insertion order.
+    pub rows: Vec<Claimed>,
+    /// How far it looked for rows that are not urgent; none where it found no such row.
+    pub scanned: Option<Position>,
 }
 
 /// The verdict on a row whose hint was received. Rows that are done, not due, or gone have none.
@@ -137,6 +157,40 @@ pub struct Recorded<'a> {
     pub digest_limit: Option<i32>,
     /// Where it waits: what it may be merged with.
     pub digest_key: Option<&'a str>,
+    /// The trace id of its caller.
+    pub trace_id: Option<&'a str>,
+    /// The send, where one was begun.
+    pub attempt: Option<&'a Attempt>,
+}
+
+/// A send that was begun, as a row of `notification_attempts` tells of it. Free of tokens and secrets.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The robot it was sent by.
+    pub robot: String,
+    /// When it began.
+    pub started_at: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// What the answer meant.
+    pub class: &'static str,
+    /// HTTP status of the last answer.
+    pub status: Option<u16>,
+    /// Business code in the last answer.
+    pub errcode: Option<i64>,
+    /// What the robot said, or else what went wrong.
+    pub answer: Option<String>,
+    /// Requests begun.
+    pub tries: u32,
+}
+
+impl Attempt {
+    /// Most characters of an answer that are kept.
+    const SHOWN: usize = 300;
+
+    fn shown(&self) -> Option<String> {
+        self.answer.as_deref().map(|answer| storable(answer).chars().take(Attempt::SHOWN).collect())
+    }
 }
 
 /// Which outcomes of a record counted.
@@ -178,15 +232,27 @@ impl Store {
     }
 
     /// Claims due rows, urgent ones first, else the oldest first, with a hint lease: at most `most` that are owed a dead
-    /// letter, and at most `most` others, where they find `room`.
-    pub async fn claim(&self, most: usize, room: Room, hint_lease: Duration) -> anyhow::Result<Vec<Claimed>> {
+    /// letter, and at most `most` others, where they find `room`. It looks for those that are not urgent `behind` this
+    /// place only.
+    pub async fn claim(
+        &self,
+        most: usize,
+        room: Room,
+        hint_lease: Duration,
+        behind: Option<Position>,
+    ) -> anyhow::Result<Claims> {
         let [dead_letters, hints, urgent] =
             [most, most.min(room.normal), most.min(room.urgent)].map(|most| most as i64);
         let lease = hint_lease.as_secs_f64();
-        let rows = self.rows("claim", query!("claim"), &[&dead_letters, &hints, &urgent, &lease]).await?;
-        let mut claimed: Vec<Claimed> = rows.iter().map(claimed).collect();
-        claimed.sort_unstable_by_key(|row| row.seq);
-        Ok(claimed)
+        let (due_at, seq) = (behind.map(|position| position.due_at), behind.map(|position| position.seq));
+        let parameters: &[&(dyn ToSql + Sync)] = &[&dead_letters, &hints, &urgent, &lease, &due_at, &seq];
+        let rows = self.rows("claim", query!("claim"), parameters).await?;
+        let scanned = rows.first().and_then(|row| {
+            Some(Position { due_at: row.get::<_, Option<_>>("scanned_at")?, seq: row.get("scanned_seq") })
+        });
+        let mut rows: Vec<Claimed> = rows.iter().map(claimed).collect();
+        rows.sort_unstable_by_key(|row| row.seq);
+        Ok(Claims { rows, scanned })
     }
 
     /// Gives back the leases of hints that did not reach the queue.
@@ -239,10 +305,10 @@ impl Store {
         Ok(rows.first().is_some_and(|row| row.get("holds")))
     }
 
-    /// Records what became of many takes, and says which of them counted.
-    pub async fn record(&self, outcomes: &[Recorded<'_>]) -> anyhow::Result<Counts> {
-        fn column<'a, T>(outcomes: &'a [Recorded<'a>], of: impl Fn(&'a Recorded<'a>) -> T) -> Vec<T> {
-            outcomes.iter().map(of).collect()
+    /// Records what became of many takes, with the sends of this `worker`, and says which of them counted.
+    pub async fn record(&self, outcomes: &[Recorded<'_>], worker: &str) -> anyhow::Result<Counts> {
+        fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+            rows.iter().map(of).collect()
         }
         let ids = column(outcomes, |recorded| recorded.key.id);
         let replay_counts = column(outcomes, |recorded| recorded.key.replay_count);
@@ -256,6 +322,22 @@ impl Store {
         let keeps = column(outcomes, |recorded| recorded.keeps_digest);
         let limits = column(outcomes, |recorded| recorded.digest_limit);
         let digest_keys = column(outcomes, |recorded| recorded.digest_key);
+
+        let begun: Vec<(&Recorded<'_>, &Attempt)> =
+            outcomes.iter().filter_map(|recorded| Some((recorded, recorded.attempt?))).collect();
+        let sent_ids = column(&begun, |(recorded, _)| recorded.key.id);
+        let sent_replay_counts = column(&begun, |(recorded, _)| recorded.key.replay_count);
+        let sent_attempts = column(&begun, |(recorded, _)| recorded.key.attempt);
+        let sent_digests = column(&begun, |(recorded, _)| recorded.digest_id);
+        let trace_ids = column(&begun, |(recorded, _)| recorded.trace_id);
+        let sent_by = column(&begun, |(_, attempt)| attempt.robot.as_str());
+        let ago = column(&begun, |(_, attempt)| attempt.started_at.elapsed().as_secs_f64());
+        let took_ms = column(&begun, |(_, attempt)| i32::try_from(attempt.took.as_millis()).unwrap_or(i32::MAX));
+        let classes = column(&begun, |(_, attempt)| attempt.class);
+        let statuses = column(&begun, |(_, attempt)| attempt.status.and_then(|status| i16::try_from(status).ok()));
+        let errcodes = column(&begun, |(_, attempt)| attempt.errcode.and_then(|code| i32::try_from(code).ok()));
+        let answers = column(&begun, |(_, attempt)| attempt.shown());
+        let tries = column(&begun, |(_, attempt)| i16::try_from(attempt.tries).unwrap_or(i16::MAX));
         let parameters: &[&(dyn ToSql + Sync)] = &[
             &ids,
             &replay_counts,
@@ -269,6 +351,20 @@ impl Store {
             &keeps,
             &limits,
             &digest_keys,
+            &sent_ids,
+            &sent_replay_counts,
+            &sent_attempts,
+            &sent_digests,
+            &trace_ids,
+            &sent_by,
+            &ago,
+            &took_ms,
+            &classes,
+            &statuses,
+            &errcodes,
+            &answers,
+            &tries,
+            &worker,
         ];
         let rows = self.rows("record", query!("record"), parameters).await?;
         let with = |verdict: &str| {

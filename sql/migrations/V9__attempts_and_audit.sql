@@ -310,6 +310,10 @@ begin
         return format('unchanged: the event is %s; only what is delivered, cancelled, or failed with its dead letter written is removed',
             was.status);
     end if;
+    -- It may be the only one that knows that their message arrived.
+    if exists (select from public.notification_events e where e.digest_id = was.digest_id and e.completed_at is null) then
+        return 'unchanged: the event is part of a message with others that is being sent, or sent again as a whole';
+    end if;
     delete from public.notification_events e where e.id = event_id;
     delete from public.notification_attempts a where a.event_id = notification_purge.event_id;
     perform public.notification_note('purge', event_id, null, jsonb_build_object(

@@ -1,6 +1,9 @@
 -- claim: due rows that nobody is sending get a hint lease, urgent ones first, else the oldest first; failed rows get one
 -- for their dead letter. Rows that rest for a robot (hinted_until = infinity) are never due.
 -- $1 most dead letters, $2 most hints, less the urgent ones, $3 most urgent hints, $4 hint lease in seconds
+-- $5 and $6: due time and seq behind which to look for those that are not urgent (null: at all). While somebody's open
+-- transaction keeps dead index entries from being removed, every scan from the beginning walks over all of them.
+-- scanned_at and scanned_seq: how far this one came; null where nothing was due but urgent ones, or dead letters.
 with unburied as (
     select id
     from notification_events
@@ -22,13 +25,14 @@ with unburied as (
     limit $3
     for update skip locked
 ), due as (
-    select id
+    select id, greatest(hinted_until, scheduled_at) as due_at, seq
     from notification_events
     where completed_at is null
       and failed_at is null
       -- Also so that no row is found twice: a statement does not skip what it has locked itself.
       and not urgent
       and greatest(hinted_until, scheduled_at) <= now()
+      and (greatest(hinted_until, scheduled_at), seq) > (coalesce($5::timestamptz, '-infinity'), coalesce($6::bigint, 0))
       and not (status = 'delivering' and sending_until >= now())
     order by greatest(hinted_until, scheduled_at), seq
     limit greatest($2 - (select count(*) from urgent_due), 0)
@@ -53,4 +57,6 @@ returning
     -- what compresses well is still large in the hint.
     case when pg_column_size(e.payload || '{}') <= 8192 then e.payload::text end as payload,
     e.trace_id, e.retry_count, e.replay_count, e.attempt,
-    e.urgent, e.failed_at is not null as is_dead, e.last_error
+    e.urgent, e.failed_at is not null as is_dead, e.last_error,
+    (select max(due_at) from due) as scanned_at,
+    (select max(seq) from due where due_at = (select max(due_at) from due)) as scanned_seq

@@ -3,6 +3,9 @@
 -- $8 robots: that it was sent by, must stay with, or waits for
 -- $9 digest ids: of those with the same one all are recorded, or none; $10 whether it remains part of it
 -- $11 digest limits, $12 digest keys
+-- Of each send that was begun, for notification_attempts: $13 ids, $14 replay counts, $15 attempts, $16 digest ids,
+-- $17 trace ids, $18 robots, $19 seconds since it began, $20 its length in ms, $21 classes, $22 HTTP statuses, $23 errcodes,
+-- $24 answers, $25 tries, $26 the consumer
 -- Outcomes: delivered; failed; retry (uses one, due after the delay); wait (uses none, due after the delay, or, where
 -- there is none, parked until its robot can take it); released (uses none, due at once).
 -- Only the row's own generation counts. A success wins unless the row is already complete, or was cancelled during the
@@ -78,10 +81,24 @@ with outcome as (
     from whole
     where e.id = whole.id
     returning e.id, whole.attempt, kind
+), busy as (
+    select id, attempt from counting where id not in (select id from whole)
+), attempted as (
+    -- Whether it counts or not, it was sent. One that is recorded a second time is there already.
+    insert into notification_attempts
+        (event_id, replay_count, attempt, digest_id, trace_id, robot, started_at, duration_ms, class, http_status, errcode,
+         answer, tries, worker)
+    select id, replay_count, attempt, digest_id, trace_id, robot, now() - ago * interval '1 second', ms, class, http_status,
+           errcode, answer, tries, $26
+    from unnest($13::uuid[], $14::integer[], $15::integer[], $16::uuid[], $17::text[], $18::text[], $19::double precision[],
+                $20::integer[], $21::text[], $22::smallint[], $23::integer[], $24::text[], $25::smallint[])
+        as s (id, replay_count, attempt, digest_id, trace_id, robot, ago, ms, class, http_status, errcode, answer, tries)
+    where (id, attempt) not in (select id, attempt from busy)
+    on conflict do nothing
 ), woken as (
     -- A sleeping relay does not know of the new due time, nor of the dead letter.
     select notification_wake_relay() from recorded where kind <> 'delivered' limit 1
 )
 select 'counted' as verdict, id, attempt, (select count(*) from woken) as woken from recorded
 union all
-select 'busy', id, attempt, 0 from counting where id not in (select id from whole)
+select 'busy', id, attempt, 0 from busy

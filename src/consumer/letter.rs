@@ -11,7 +11,7 @@ use crate::event::{Event, Outcome};
 use crate::message::Message;
 use crate::queue::Receipt;
 use crate::store::robots::Settled;
-use crate::store::{Key, Recorded};
+use crate::store::{Attempt, Key, Recorded};
 
 /// An event that a message is sent for.
 #[derive(Clone, Debug)]
@@ -64,6 +64,8 @@ pub(super) struct Sent {
     pub digest_key: Option<String>,
     /// What it leaves behind at robots.
     pub settled: Vec<Settled>,
+    /// The send, where one was begun.
+    pub attempt: Option<Attempt>,
     pub class: &'static str,
     pub tries: u32,
     pub took: Duration,
@@ -81,6 +83,7 @@ impl Sent {
             digest_limit: None,
             digest_key: None,
             settled: Vec::new(),
+            attempt: None,
             class: "message",
             tries: 0,
             took: Duration::ZERO,
@@ -125,6 +128,8 @@ impl Done {
                 limit => limit,
             },
             digest_key: sent.digest_key.as_deref(),
+            trace_id: member.trace_id.as_deref(),
+            attempt: sent.attempt.as_ref(),
         })
     }
 }

@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// time, or while a statement runs, share one. One whose row is held by somebody's transaction is put aside, and holds up none.
 pub(super) struct Recorder {
     store: Store,
+    /// The consumer, as `notification_attempts` names it; none: sends are not written there.
+    worker: Option<String>,
     acks: UnboundedSender<Vec<Receipt>>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -49,6 +51,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(
         store: Store,
+        worker: Option<String>,
         acks: UnboundedSender<Vec<Receipt>>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
@@ -58,6 +61,7 @@ impl Recorder {
         let again = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         Self {
             store,
+            worker,
             acks,
             health,
             metrics,
@@ -194,8 +198,12 @@ impl Recorder {
 
     /// The outcomes are all there is to tell that messages were sent.
     async fn write(&self, batch: &[Done]) -> anyhow::Result<Counts> {
-        let outcomes: Vec<Recorded<'_>> = batch.iter().flat_map(Done::records).collect();
-        self.until_taken("recording outcomes", || self.store.record(&outcomes)).await
+        let mut outcomes: Vec<Recorded<'_>> = batch.iter().flat_map(Done::records).collect();
+        if self.worker.is_none() {
+            outcomes.iter_mut().for_each(|recorded| recorded.attempt = None);
+        }
+        let worker = self.worker.as_deref().unwrap_or_default();
+        self.until_taken("recording outcomes", || self.store.record(&outcomes, worker)).await
     }
 
     /// Tries until the database takes or refuses it.

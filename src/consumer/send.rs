@@ -20,7 +20,7 @@ use crate::message::{Mentions, Message};
 use crate::metrics::{Metrics, SendLabels};
 use crate::queue::Receipt;
 use crate::store::robots::{Granted, Ruling, Settled};
-use crate::store::{Key, Store};
+use crate::store::{Attempt, Key, Store};
 use crate::template::{Facts, Templates};
 
 /// Longest rest of a robot, whatever it asks for.
@@ -242,6 +242,7 @@ impl Sender {
         };
         let has_left = sent.settled.iter().any(|settled| settled.has_left);
         let is_unknown = (ended.is_none() && has_left) || sent.class == Class::Ambiguous.kind();
+        let has_report = matches!(ended, Some(Ok(_)));
         sent.outcome = match ended {
             Some(Ok(outcome)) => outcome,
             Some(Err(_panic)) => Outcome::Failed {
@@ -256,6 +257,10 @@ impl Sender {
             },
             None => Outcome::Released { error: Some("stopped while sending; it may have arrived".to_owned()) },
         };
+        if let (Some(attempt), false) = (&mut sent.attempt, has_report) {
+            attempt.took = attempt.started_at.elapsed();
+            attempt.answer = sent.outcome.error().map(str::to_owned);
+        }
         self.conclude(&letter, &mut sent, is_unknown);
         sent.took = started.elapsed();
         (letter.members, sent)
@@ -320,7 +325,11 @@ impl Sender {
         let started = Instant::now();
         // Until the answer is here, what was begun may have arrived.
         sent.settled.iter_mut().for_each(|settled| settled.has_left = true);
+        let attempt = sent.attempt.insert(begun(robot.name()));
         let report: Report = self.channels.send(robot, parcel, &lease).await;
+        ended(attempt, &report);
+        // What was not allowed, or has no settings to be sent with, was no send.
+        sent.attempt.take_if(|_| report.tries == 0);
         sent.class = report.class.kind();
         sent.tries = report.tries;
         let labels = SendLabels { channel: letter.event.channel.clone(), class: sent.class };
@@ -362,6 +371,34 @@ impl Sender {
         }
         outcome
     }
+}
+
+/// A send that begins now; until there is an answer it may have arrived.
+fn begun(robot: &str) -> Attempt {
+    Attempt {
+        robot: robot.to_owned(),
+        started_at: std::time::Instant::now(),
+        took: Duration::ZERO,
+        class: Class::Ambiguous.kind(),
+        status: None,
+        errcode: None,
+        answer: None,
+        tries: 1,
+    }
+}
+
+/// The same with what is known at its end.
+fn ended(attempt: &mut Attempt, report: &Report) {
+    attempt.took = attempt.started_at.elapsed();
+    attempt.class = report.class.kind();
+    attempt.status = report.status;
+    attempt.errcode = report.errcode;
+    attempt.tries = report.tries;
+    // Of a success, its code says it all; and most sends succeed.
+    attempt.answer = match report.class {
+        Class::Success => None,
+        _ => Some(report.response.as_ref().filter(|text| !text.is_empty()).unwrap_or(&report.reason).clone()),
+    };
 }
 
 /// Whom to mention: whom the template and these events name, and, where they name nobody, whom the target does.

@@ -47,7 +47,8 @@ impl Bed {
     pub(crate) async fn new() -> Bed {
         let (postgres, redis) = (Postgres::measured().await, Redis::measured().await);
         let queue = connect_redis(&redis.url()).await;
-        let client = postgres.database().await.client().await;
+        let database = postgres.database().await;
+        let client = database.client().await;
         let backend: i32 = client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
         let postmaster = usage::parent(backend).unwrap();
         Bed { postgres, redis, queue, receiver: Receiver::start(), postmaster, filled: tokio::sync::Mutex::default() }

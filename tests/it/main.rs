@@ -5,6 +5,8 @@
 mod harness;
 
 #[cfg(test)]
+mod attempts;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod crash;
@@ -22,6 +24,8 @@ mod queue;
 mod readiness;
 #[cfg(test)]
 mod relay;
+#[cfg(test)]
+mod retention;
 #[cfg(test)]
 mod robots;
 #[cfg(test)]

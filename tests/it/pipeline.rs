@@ -405,10 +405,41 @@ async fn of_two_outcomes_of_one_row_in_one_record_the_success_is_kept() {
         let record = include_str!("../../sql/queries/record.sql");
         let ids = vec![id; 2];
         let (generations, kinds) = (vec![0, 0], kinds.to_vec());
-        let what: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&ids, &generations, &attempts, &kinds, &none, &none, &delays, &none, &digests, &keeps, &limits, &none];
+        let (robots, worker, classes) = (vec!["default"; 2], "worker", vec!["success", "transient"]);
+        let (statuses, tries) = (vec![Some(200_i16); 2], vec![1_i16; 2]);
+        let what: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+            &ids,
+            &generations,
+            &attempts,
+            &kinds,
+            &none,
+            &none,
+            &delays,
+            &none,
+            &digests,
+            &keeps,
+            &limits,
+            &none,
+            // Both were sent, whichever counts.
+            &ids,
+            &generations,
+            &attempts,
+            &digests,
+            &none,
+            &robots,
+            &delays,
+            &generations,
+            &classes,
+            &statuses,
+            &limits,
+            &none,
+            &tries,
+            &worker,
+        ];
         let rows = stage.world.client().query(record, what).await.unwrap();
         assert_eq!(rows.len(), 1);
         assert_eq!(stage.column::<String>(id, "status").await, "delivered");
+        let sends = "select count(*) from notification_attempts where event_id = $1";
+        assert_eq!(stage.world.client().query_one(sends, &[&id]).await.unwrap().get::<_, i64>(0), 2);
     }
 }

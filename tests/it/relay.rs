@@ -9,6 +9,9 @@ use crate::harness::process::Postbell;
 use crate::harness::stage::Stage;
 use crate::harness::{SOON, eventually};
 
+/// The lock with which a relay sleeps, as two halves of its number: "post" and "bell".
+const WAKE_UP_LOCK: &str = "locktype = 'advisory' and classid = x'706f7374'::integer and objid = x'62656c6c'::integer";
+
 /// Hints in the stream, by event.
 async fn hints(stage: &Stage) -> BTreeMap<Uuid, usize> {
     hints_in(stage, "notification:events").await
@@ -40,9 +43,11 @@ async fn hinted(stage: &Stage, count: usize) -> BTreeMap<Uuid, usize> {
 /// Waits until a relay sleeps: only then do inserts have to wake it.
 async fn asleep(stage: &Stage) {
     eventually(SOON, "a relay to fall asleep", async || {
-        let locked = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
-            where locktype = 'advisory' and mode = 'ExclusiveLock' and granted and datname = current_database()";
-        let locked: i64 = stage.world.client().query_one(locked, &[]).await.unwrap().get(0);
+        let locked = format!(
+            "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+            where {WAKE_UP_LOCK} and mode = 'ExclusiveLock' and granted and datname = current_database()"
+        );
+        let locked: i64 = stage.world.client().query_one(&locked, &[]).await.unwrap().get(0);
         (locked > 0).then_some(())
     })
     .await;
@@ -173,9 +178,11 @@ async fn while_redis_is_away_no_row_is_touched_and_after_it_all_are_hinted() {
         (touched == 0).then_some(())
     })
     .await;
-    let locked = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
-        where locktype = 'advisory' and mode = 'ExclusiveLock' and granted and datname = current_database()";
-    let locked: i64 = stage.world.client().query_one(locked, &[]).await.unwrap().get(0);
+    let locked = format!(
+        "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+        where {WAKE_UP_LOCK} and mode = 'ExclusiveLock' and granted and datname = current_database()"
+    );
+    let locked: i64 = stage.world.client().query_one(&locked, &[]).await.unwrap().get(0);
     assert_eq!(locked, 0, "inserts pay for waking a relay that cannot work");
     stage.world.redis.restart_empty().await;
     assert_eq!(hinted(&stage, 5).await.len(), ids.len());

@@ -1,5 +1,6 @@
 //! The tables, functions and statements of `sql/`, against a real database.
 
+mod audit;
 mod grants;
 mod insert;
 mod operate;

@@ -275,10 +275,16 @@ async fn nothing_is_shown_in_any_place_when_everything_fails() {
     let view = rows(&stage, "select to_jsonb(s)::text from notification_status s").await;
     assert!(view.contains("***"), "something was masked");
     is_clean("the status view", &view);
-    for robots in ["notification_robot_status", "notification_robots", "notification_channels"] {
-        let shown = rows(&stage, &format!("select to_jsonb(r)::text from {robots} r")).await;
+    for table in [
+        "notification_robot_status",
+        "notification_robots",
+        "notification_channels",
+        "notification_attempts",
+        "notification_audit",
+    ] {
+        let shown = rows(&stage, &format!("select to_jsonb(r)::text from {table} r")).await;
         assert!(!shown.is_empty());
-        is_clean(robots, &shown);
+        is_clean(table, &shown);
     }
     let table = "select (to_jsonb(e) - 'target' - 'payload' - 'options')::text from notification_events e";
     is_clean("a column other than target, payload and options", &rows(&stage, table).await);

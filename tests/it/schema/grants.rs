@@ -331,7 +331,9 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
     for (name, sql) in statements() {
         let ran = match name.as_str() {
             "backlog" => relay.query(&sql, &[&10_i64]).await,
-            "claim" => relay.query(&sql, &[&10_i64, &10_i64, &10_i64, &60.0]).await,
+            "claim" => {
+                relay.query(&sql, &[&10_i64, &10_i64, &10_i64, &60.0, &None::<jiff::Timestamp>, &None::<i64>]).await
+            }
             "complete_dead_letters" => relay.query(&sql, &[&ids, &zeros]).await,
             "give_back" => relay.query(&sql, &[&ids]).await,
             "holds" => relay.query(&sql, &[&id, &0, &0]).await,
@@ -339,8 +341,12 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
             "record" => {
                 let (kinds, texts, delays) = (vec!["retry"], vec![None::<&str>], vec![1.0]);
                 let (digests, keeps, limits) = (vec![None::<Uuid>], vec![false], vec![None::<i32>]);
-                let what: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-                    &[&ids, &zeros, &zeros, &kinds, &texts, &texts, &delays, &texts, &digests, &keeps, &limits, &texts];
+                let (words, numbers, small) = (vec!["x"], vec![None::<i32>], vec![Some(1_i16)]);
+                let what: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+                    &ids, &zeros, &zeros, &kinds, &texts, &texts, &delays, &texts, &digests, &keeps, &limits, &texts,
+                    &ids, &zeros, &zeros, &digests, &texts, &words, &delays, &zeros, &words, &small, &numbers, &texts,
+                    &small, &"worker",
+                ];
                 relay.query(&sql, what).await
             }
             "release_hints" => relay.query(&sql, &[&60.0, &10_i64]).await,
@@ -382,7 +388,7 @@ async fn a_reader_runs_every_statement_of_the_commands_but_that_for_payloads() {
 
 /// A statement whose plan is made, and its rights are checked, with null for every parameter.
 fn explained(sql: &str) -> String {
-    let sql = (1..=12).rev().fold(sql.to_owned(), |sql, n| sql.replace(&format!("${n}"), "null"));
+    let sql = (1..=26).rev().fold(sql.to_owned(), |sql, n| sql.replace(&format!("${n}"), "null"));
     format!("explain {sql}")
 }
 

@@ -42,16 +42,23 @@ async fn every_statement_prepares_and_begins_with_its_name() {
     }
 }
 
+/// A claim that looks at all that is due.
+const NO_TIME: Option<jiff::Timestamp> = None;
+const NO_SEQ: Option<i64> = None;
+
 /// The plan of a claim as a long-running relay has it: prepared, and executed before.
 async fn plan_of_claim(client: &Client) -> String {
     client.batch_execute("deallocate all").await.unwrap();
     client.batch_execute("vacuum analyze notification_events").await.unwrap();
-    let prepare = format!("prepare claim (bigint, bigint, bigint, double precision) as {}", statement("claim"));
+    let prepare = format!(
+        "prepare claim (bigint, bigint, bigint, double precision, timestamptz, bigint) as {}",
+        statement("claim")
+    );
     client.batch_execute(&prepare).await.unwrap();
     for _ in 0..10 {
-        client.batch_execute("begin; execute claim (500, 500, 500, 60); rollback").await.unwrap();
+        client.batch_execute("begin; execute claim (500, 500, 500, 60, null, null); rollback").await.unwrap();
     }
-    let rows = client.query("explain execute claim (500, 500, 500, 60)", &[]).await.unwrap();
+    let rows = client.query("explain execute claim (500, 500, 500, 60, null, null)", &[]).await.unwrap();
     rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n")
 }
 
@@ -123,12 +130,40 @@ async fn a_claim_hints_the_oldest_first_and_nothing_twice() {
     client.batch_execute("begin").await.unwrap();
     let mut claimed = Vec::new();
     for (who, most) in [(&client, 2_i64), (&other, 9), (&client, 9)] {
-        let rows = who.query(&claim, &[&9_i64, &most, &9_i64, &60.0]).await.unwrap();
+        let rows = who.query(&claim, &[&9_i64, &most, &9_i64, &60.0, &NO_TIME, &NO_SEQ]).await.unwrap();
         let mut events: Vec<_> = rows.iter().map(|row| row.get::<_, String>("event_type")).collect();
         events.sort();
         claimed.push(events.join(" "));
     }
     assert_eq!(claimed, ["first second", "third", ""]);
+}
+
+#[tokio::test]
+async fn a_claim_tells_how_far_it_looked_and_the_next_may_look_behind_that() {
+    let (_database, client) = database().await;
+    let insert = |name: &str, seconds: u32| {
+        let (name, client) = (name.to_owned(), &client);
+        async move {
+            let insert = "insert into notification_events (event_type, payload, scheduled_at)
+                values ($1, '{}', timestamptz '2026-01-01' + $2 * interval '1 second')";
+            client.execute(insert, &[&name, &f64::from(seconds)]).await.unwrap();
+        }
+    };
+    insert("first", 1).await;
+    insert("second", 2).await;
+    insert("third", 3).await;
+    let (claim, most) = (statement("claim"), 2_i64);
+    let names = |rows: &[tokio_postgres::Row]| rows.iter().map(|row| row.get("event_type")).collect::<Vec<String>>();
+    let rows = client.query(&claim, &[&9_i64, &most, &9_i64, &60.0, &NO_TIME, &NO_SEQ]).await.unwrap();
+    assert_eq!(names(&rows).len(), 2);
+    let place: (Option<jiff::Timestamp>, Option<i64>) = (rows[0].get("scanned_at"), rows[0].get("scanned_seq"));
+    assert_eq!(place, (Some("2026-01-01T00:00:02Z".parse().unwrap()), Some(2)));
+    // Its transaction began before those above were claimed, and commits only now.
+    insert("late", 0).await;
+    let behind = client.query(&claim, &[&9_i64, &9_i64, &9_i64, &60.0, &place.0, &place.1]).await.unwrap();
+    assert_eq!(names(&behind), ["third"]);
+    let all = client.query(&claim, &[&9_i64, &9_i64, &9_i64, &60.0, &NO_TIME, &NO_SEQ]).await.unwrap();
+    assert_eq!(names(&all), ["late"]);
 }
 
 #[tokio::test]
@@ -149,7 +184,7 @@ async fn a_claim_hints_urgent_rows_before_older_ones_within_its_limits() {
     // The last has nothing left, although the others have not committed.
     for (who, hints, urgent) in [(&client, 1_i64, 2_i64), (&others[0], 2, 1), (&others[1], 9, 9), (&others[2], 9, 9)] {
         who.batch_execute("begin").await.unwrap();
-        let rows = who.query(&claim, &[&9_i64, &hints, &urgent, &60.0]).await.unwrap();
+        let rows = who.query(&claim, &[&9_i64, &hints, &urgent, &60.0, &NO_TIME, &NO_SEQ]).await.unwrap();
         let mut events: Vec<_> = rows.iter().map(|row| row.get::<_, String>("event_type")).collect();
         events.sort();
         assert!(
@@ -163,12 +198,14 @@ async fn a_claim_hints_urgent_rows_before_older_ones_within_its_limits() {
 /// How much a statement touched: pages, and rows that it looked at in vain.
 async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
     let types = match name {
-        "claim" => "(bigint, bigint, bigint, double precision)",
+        "claim" => "(bigint, bigint, bigint, double precision, timestamptz, bigint)",
         "release_hints" => "(double precision, bigint)",
         "admit" => "(text, text[], uuid[], integer[], text[], uuid[], double precision, double precision)",
         "settle" => "(text[], timestamptz[], boolean[], text[], text[], double precision[], double precision)",
         "mergeable" => "(text, text, bigint)",
         "backlog" => "(bigint)",
+        "retain_delivered" | "retain_failed" => "(double precision, bigint, timestamptz)",
+        "retain_attempts" | "retain_audit" => "(double precision, bigint, bigint)",
         _ => "",
     };
     client.batch_execute("deallocate all").await.unwrap();
@@ -217,7 +254,7 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
     assert!(pages > 5_000, "{pages}");
     let look = async |due: &str| {
         for (name, arguments) in [
-            ("claim", "(500, 500, 500, 60)"),
+            ("claim", "(500, 500, 500, 60, null, null)"),
             ("release_hints", "(60, 5000)"),
             ("backlog", "(10000)"),
             ("next_due", ""),
@@ -248,7 +285,7 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
     look("some due").await;
     let backlog = client.query_one(&statement("backlog"), &[&10_i64]).await.unwrap();
     assert_eq!(backlog.get::<_, i64>("due"), 2);
-    let claimed = client.query(&statement("claim"), &[&9_i64, &9_i64, &9_i64, &40.0]).await.unwrap();
+    let claimed = client.query(&statement("claim"), &[&9_i64, &9_i64, &9_i64, &40.0, &NO_TIME, &NO_SEQ]).await.unwrap();
     assert!(claimed.len() == 2 && claimed.iter().all(|row| row.get::<_, &str>("event_type") == "due"));
     let seconds = next_due().await.unwrap();
     assert!((1.0..=40.0).contains(&seconds), "{seconds}");
@@ -262,6 +299,42 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
 }
 
 #[tokio::test]
+async fn what_is_old_is_found_without_looking_at_what_is_not() {
+    let (_database, client) = database().await;
+    // A table in which old and new are mixed on every page, as they are once space has been used again.
+    client
+        .batch_execute(
+            "insert into notification_events (event_type, payload, status, created_at, delivered_at, failed_at, completed_at)
+            select 'a', '{}', status, at, case status when 'delivered' then at end, case status when 'failed' then at end,
+                case when status in ('delivered', 'failed') then at end
+            from generate_series(1, 100000) n,
+                lateral (select (array['pending', 'delivered', 'delivered', 'failed'])[1 + n % 4] as status,
+                    now() - (n * 7919 % 100000) * interval '100 s' as at) t;
+            insert into notification_attempts
+                (started_at, event_id, replay_count, attempt, duration_ms, tries, class, robot, worker)
+            select now() - (100000 - n) * interval '100 s', gen_random_uuid(), 0, 1, 1, 1, 'success', 'default', 'w'
+            from generate_series(1, 100000) n;
+            insert into notification_audit (at, actor, database_user, action)
+            select now() - (100000 - n) * interval '100 s', 'a', 'u', 'replay' from generate_series(1, 100000) n",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("vacuum analyze").await.unwrap();
+    let days = |days: u32| days * 86_400;
+    for name in ["retain_delivered", "retain_failed", "retain_attempts", "retain_audit"] {
+        // The oldest is of 115 days ago: nothing, and a batch.
+        let nothing = touched(&client, name, &format!("({}, 1000, null)", days(120))).await;
+        assert!(nothing.0 < 20 && nothing.1 < 1_001, "{name}, nothing: {nothing:?}");
+        // A delete of a row looks at its page, and at one or more of each index.
+        let batch = touched(&client, name, &format!("({}, 1000, null)", days(60))).await;
+        assert!(batch.0 < 20_000 && batch.1 < 20, "{name}, a batch: {batch:?}");
+        let plan = client.query(&format!("explain execute statement ({}, 1000, null)", days(60)), &[]).await.unwrap();
+        let plan = plan.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n");
+        assert!(!plan.contains("Seq Scan") && !plan.contains("Bitmap"), "{name}: {plan}");
+    }
+}
+
+#[tokio::test]
 async fn a_hint_leaves_out_a_payload_that_is_large_however_well_it_compresses() {
     let (_database, client) = database().await;
     client
@@ -271,7 +344,7 @@ async fn a_hint_leaves_out_a_payload_that_is_large_however_well_it_compresses() 
         )
         .await
         .unwrap();
-    let rows = client.query(&statement("claim"), &[&9_i64, &9_i64, &9_i64, &60.0]).await.unwrap();
+    let rows = client.query(&statement("claim"), &[&9_i64, &9_i64, &9_i64, &60.0, &NO_TIME, &NO_SEQ]).await.unwrap();
     assert_eq!(rows.len(), 2);
     for row in rows {
         let payload: Option<String> = row.get("payload");
@@ -310,7 +383,8 @@ async fn most_takes_are_heap_only_updates() {
     let insert = "insert into notification_events (event_type, payload)
         select 'a', '{\"name\": \"张三\"}' from generate_series(1, 1000)";
     client.batch_execute(insert).await.unwrap();
-    let claimed = client.query(&statement("claim"), &[&0_i64, &1000_i64, &0_i64, &60.0]).await.unwrap();
+    let claimed =
+        client.query(&statement("claim"), &[&0_i64, &1000_i64, &0_i64, &60.0, &NO_TIME, &NO_SEQ]).await.unwrap();
     let ids: Vec<uuid::Uuid> = claimed.iter().map(|row| row.get("id")).collect();
     for ids in ids.chunks(50) {
         client.query(&statement("take"), &[&ids, &45.0, &true, &3]).await.unwrap();

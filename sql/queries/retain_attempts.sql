@@ -1,0 +1,14 @@
+-- retain_attempts: removes a batch of old rows, the oldest first, which have the lowest ids.
+-- $1 seconds since they were made, $2 most rows, $3 the id after which to look (null: all)
+with oldest as (
+    select id, started_at
+    from notification_attempts
+    where id > coalesce($3::bigint, 0)
+    order by id
+    limit $2
+), removed as (
+    delete from notification_attempts
+    where id = any(array(select id from oldest where started_at < now() - $1 * interval '1 second'))
+    returning id
+)
+select count(*) as removed, max(id) as until from removed
