@@ -1,7 +1,7 @@
 // An outbox relay as one writes it by hand: no package does it for this one.
 
 import { EventEmitter, once } from 'node:events'
-import { connect, main, payloads, publisherBy, stream } from './peer.mjs'
+import { connect, main, payloads, publisherBy, relayUrl, stream } from './peer.mjs'
 
 const BATCH = 500
 const WORKERS = 2
@@ -64,9 +64,7 @@ async function run() {
   }
 
   async function work() {
-    const client = await connect()
-    // A mark that a crash of the server undoes is an entry twice, which any relay may send.
-    await client.query('set synchronous_commit = off')
+    const client = await connect(relayUrl())
     while (!stopping) {
       const before = heard
       while (!stopping && (await batch(client)) > 0);
