@@ -1,7 +1,7 @@
 // graphile-worker with a task that adds an entry to the stream.
 
 import { Logger, makeWorkerUtils, run as runWorker } from 'graphile-worker'
-import { connect, main, payloads, publisherBy, stream } from './peer.mjs'
+import { connect, main, payloads, publisherBy, relayUrl, stream } from './peer.mjs'
 
 const CONCURRENCY = 500
 
@@ -31,6 +31,7 @@ async function run() {
   const runner = await runWorker({
     preset: {
       worker: {
+        connectionString: relayUrl(),
         concurrentJobs: CONCURRENCY,
         localQueue: { size: 2 * CONCURRENCY },
         completeJobBatchDelay: 0,

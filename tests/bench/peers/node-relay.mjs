@@ -1,8 +1,10 @@
 // An outbox relay as one writes it by hand: no package does it for this one.
 
-import { connect, main, payloads, publisherBy, stream } from './peer.mjs'
+import { EventEmitter, once } from 'node:events'
+import { connect, main, payloads, publisherBy, relayUrl, stream } from './peer.mjs'
 
 const BATCH = 500
+const WORKERS = 2
 
 const SCHEMA = `
   create table outbox (
@@ -42,19 +44,18 @@ async function fill(n) {
 
 async function run() {
   const add = stream()
-  const [client, listener] = [await connect(), await connect()]
-  // A mark that a crash of the server undoes is an entry twice, which any relay may send.
-  await client.query('set synchronous_commit = off')
-
-  let [rung, stopping, wake] = [false, false, () => {}]
-  const ring = () => {
-    rung = true
-    wake()
-  }
-  listener.on('notification', ring)
+  const listener = await connect()
   await listener.query('listen outbox')
 
-  async function batch() {
+  let [stopping, heard] = [false, 0]
+  const bell = new EventEmitter()
+  const ring = () => {
+    heard++
+    bell.emit('ring')
+  }
+  listener.on('notification', ring)
+
+  async function batch(client) {
     await client.query('begin')
     const { rows } = await client.query({ name: 'claim', text: CLAIM, rowMode: 'array' })
     if (rows.length > 0) await add(rows)
@@ -63,18 +64,19 @@ async function run() {
   }
 
   async function work() {
+    const client = await connect(relayUrl())
     while (!stopping) {
-      rung = false
-      while (!stopping && (await batch()) > 0);
-      if (!rung) await new Promise(resolve => (wake = resolve))
+      const before = heard
+      while (!stopping && (await batch(client)) > 0);
+      if (before === heard) await once(bell, 'ring')
     }
   }
 
-  const worked = work()
+  const workers = Array.from({ length: WORKERS }, work)
   return async () => {
     stopping = true
     ring()
-    await worked
+    await Promise.all(workers)
   }
 }
 

@@ -52,9 +52,19 @@ export function* payloads(n) {
   }
 }
 
+/**
+ * How a peer connects that runs: as postbell's relay it does not wait for the disk. What a crash of the server undoes is an
+ * entry twice, which any relay may send.
+ */
+export function relayUrl() {
+  const url = new URL(DATABASE_URL)
+  url.searchParams.set('options', '-c synchronous_commit=off')
+  return url.href
+}
+
 /** A connection to the database; the process ends with it. */
-export async function connect() {
-  const client = new pg.Client(DATABASE_URL)
+export async function connect(url = DATABASE_URL) {
+  const client = new pg.Client(url)
   await client.connect()
   return client
 }

@@ -1,7 +1,7 @@
 // pg-boss with workers that add each batch of jobs to the stream.
 
 import { PgBoss } from 'pg-boss'
-import { main, payloads, stream } from './peer.mjs'
+import { main, payloads, relayUrl, stream } from './peer.mjs'
 
 const QUEUE = 'relay'
 const WORK = {
@@ -37,7 +37,7 @@ async function fill(n) {
 
 async function run() {
   const add = stream()
-  const boss = await start({ useListenNotify: true })
+  const boss = await start({ connectionString: relayUrl(), useListenNotify: true })
   await boss.work(QUEUE, WORK, jobs => add(jobs.map(({ id, data }) => [id, JSON.stringify(data)])))
   return () => boss.stop()
 }
