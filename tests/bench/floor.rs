@@ -61,8 +61,8 @@ const RECORD: &str = "
         from unnest($1::uuid[], $2::text[]) r (id, response)
         where e.id = r.id and e.completed_at is null
         returning e.id, e.attempt)
-    insert into notification_attempts (event_id, replay_count, attempt, robot, started_at, duration_ms, class, tries)
-    select id, 0, attempt, 'default', now(), 1, 'success', 1 from recorded";
+    insert into notification_attempts (event_id, replay_count, attempt, robot, started_at, duration_ms, class, tries, worker)
+    select id, 0, attempt, 'default', now(), 1, 'success', 1, 'floor' from recorded";
 
 /// What the benchmark tells a floor.
 struct Told {

@@ -9,8 +9,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use super::peers;
-use crate::bed::{Bed, STREAM, until};
+use crate::bed::{Bed, STREAM, unfinished, until, while_running};
 use crate::figure::{Figure, Goal, percentile};
+use crate::harness::process::Postbell;
 use crate::harness::servers::{Database, connect_redis};
 use crate::options::{Floor, Options};
 
@@ -36,9 +37,9 @@ pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
                 bed.postbell("relay", &database)
             };
             entry[side].push(to_entries(bed, insert_by_sql(database.client().await), hints).await);
-            let _consumer =
+            let mut consumer =
                 if is_floor { bed.floor(Floor::Consumer, &database) } else { bed.postbell("consume", &database) };
-            message[side].push(to_messages(bed, &database, messages).await);
+            message[side].push(to_messages(bed, &database, &mut consumer, messages).await);
         }
     }
     let at = |runs: &[Vec<f64>], share: f64| runs.iter().map(|run| percentile(run, share)).collect::<Vec<f64>>();
@@ -112,14 +113,14 @@ pub(crate) async fn to_entries(bed: &Bed, mut publish: impl Publish, count: u64)
 }
 
 /// Milliseconds from commit to message, of so many events.
-async fn to_messages(bed: &Bed, database: &Database, count: u64) -> Vec<f64> {
+async fn to_messages(bed: &Bed, database: &Database, consumer: &mut Postbell, count: u64) -> Vec<f64> {
     // What was published before is gone by then.
     let mut publish = insert_by_sql(database.client().await);
     let client = database.client().await;
-    until(async || crate::bed::unfinished(&client).await == 0.0).await;
+    while_running(consumer, async || unfinished(&client).await == 0.0).await;
     bed.receiver.reset(true);
     let committed = publish_at(LIGHT, &mut publish, count).await;
-    until(async || bed.receiver.count() as u64 >= count).await;
+    while_running(consumer, async || bed.receiver.count() as u64 >= count).await;
     let arrivals = bed.receiver.times();
     committed.iter().map(|(number, at)| millis(*at, arrivals[number])).collect()
 }

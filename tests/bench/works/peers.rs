@@ -15,7 +15,10 @@ use crate::harness::process::Postbell;
 use crate::harness::servers::Database;
 use crate::options::Options;
 
-const PEERS: [&str; 3] = ["graphile-worker", "pg-boss", "node-relay"];
+/// One more floor, in another language: no relay that one installs.
+const BY_HAND: &str = "node-relay";
+
+const PEERS: [&str; 3] = ["graphile-worker", "pg-boss", BY_HAND];
 
 /// Drains of the same number of jobs.
 pub(crate) async fn drain(bed: &Bed, options: &Options, folder: &Path, rows: u64, ours: &[f64]) -> Vec<Figure> {
@@ -32,12 +35,14 @@ pub(crate) async fn drain(bed: &Bed, options: &Options, folder: &Path, rows: u64
         }
         figures.push(Figure::against("drain", format!("against {peer}"), "events/s", ours, &rates));
         figures.push(Figure::plain("drain", format!("CPU of {peer}"), median(&cpus), "s/10,000"));
-        if median(&rates) > median(&best) {
+        if peer != BY_HAND && median(&rates) > median(&best) {
             best = rates;
         }
     }
-    figures
-        .push(Figure::against("drain", "against the best of them", "events/s", ours, &best).goal(Goal::AtLeast(2.0)));
+    figures.push(
+        Figure::against("drain", "against the best relay of the registry", "events/s", ours, &best)
+            .goal(Goal::AtLeast(2.0)),
+    );
     figures
 }
 
