@@ -10,7 +10,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::store::Measured;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,6 +47,36 @@ pub struct KindLabels {
     pub kind: &'static str,
 }
 
+/// A robot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RobotLabels {
+    /// A named target, else `other`: labels must not grow with what callers make up.
+    pub robot: String,
+}
+
+/// A stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StreamLabels {
+    /// Its key.
+    pub stream: String,
+}
+
+/// Connections to the database.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PoolLabels {
+    /// `relay`, which scrapes use as well, or `consumer`.
+    pub pool: &'static str,
+    /// `idle` or `used`.
+    pub state: &'static str,
+}
+
+/// What asks for connections to the database.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WaitingLabels {
+    /// As [`PoolLabels::pool`].
+    pub pool: &'static str,
+}
+
 /// All metrics of a process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -72,11 +105,38 @@ pub struct Metrics {
     pub in_hand: Gauge,
     /// Old rows removed.
     pub removed: Family<KindLabels, Counter>,
+    /// Events that had to wait, for their robot had no place for them.
+    pub throttled_waits: Counter,
+    /// Events in each message of several.
+    pub digest_events: Histogram,
+    /// Entries of each stream.
+    pub stream_entries: Family<StreamLabels, Gauge>,
+    /// Entries that consumers have received and not acknowledged.
+    pub stream_pending: Family<StreamLabels, Gauge>,
+    /// Failed rows.
+    pub dead_letter_backlog: Gauge,
+    /// How many transactions ago the oldest one began that vacuum must still respect.
+    pub oldest_xmin_age: Gauge,
+    /// Free places of each robot.
+    pub robot_budget_left: Family<RobotLabels, Gauge>,
+    /// For how long each robot rests.
+    pub robot_cool_down: Family<RobotLabels, Seconds>,
+    /// Whether each robot is paused.
+    pub robot_paused: Family<RobotLabels, Gauge>,
+    /// Events that wait for each robot or pool.
+    pub robot_waiting: Family<RobotLabels, Gauge>,
+    /// Connections to the database.
+    pub pool_connections: Family<PoolLabels, Gauge>,
+    /// Who waits for a connection.
+    pub pool_waiting: Family<WaitingLabels, Gauge>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("notification");
+        let mut all = Registry::default();
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        all.sub_registry_with_prefix("postbell").register("build", "The version that runs", version);
+        let registry = all.sub_registry_with_prefix("notification");
         let duration: fn() -> Histogram =
             || Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
         let metrics = Self {
@@ -93,6 +153,18 @@ impl Default for Metrics {
             leases_lost: Counter::default(),
             in_hand: Gauge::default(),
             removed: Family::default(),
+            throttled_waits: Counter::default(),
+            digest_events: Histogram::new([2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]),
+            stream_entries: Family::default(),
+            stream_pending: Family::default(),
+            dead_letter_backlog: Gauge::default(),
+            oldest_xmin_age: Gauge::default(),
+            robot_budget_left: Family::default(),
+            robot_cool_down: Family::default(),
+            robot_paused: Family::default(),
+            robot_waiting: Family::default(),
+            pool_connections: Family::default(),
+            pool_waiting: Family::default(),
         };
         let m = &metrics;
         registry.register("events", "Outcomes recorded", m.events.clone());
@@ -117,7 +189,32 @@ impl Default for Metrics {
         registry.register("leases_lost", "Outcomes that no longer counted when recorded", m.leases_lost.clone());
         registry.register("in_hand", "Events in the consumer's hand", m.in_hand.clone());
         registry.register("rows_removed", "Old rows removed", m.removed.clone());
-        Self { registry: Mutex::new(registry), ..metrics }
+        registry.register(
+            "throttled_waits",
+            "Events that had to wait, for their robot had no place for them",
+            m.throttled_waits.clone(),
+        );
+        registry.register("digest_events", "Events in each message of several", m.digest_events.clone());
+        registry.register("stream_entries", "Entries of the stream", m.stream_entries.clone());
+        registry.register("stream_pending", "Entries received and not acknowledged", m.stream_pending.clone());
+        registry.register("dead_letter_backlog", "Failed rows, counted up to 100000", m.dead_letter_backlog.clone());
+        registry.register(
+            "oldest_xmin_age_transactions",
+            "How many transactions ago the oldest one began that vacuum must respect",
+            m.oldest_xmin_age.clone(),
+        );
+        registry.register("robot_budget_left", "Messages that it may be sent now", m.robot_budget_left.clone());
+        registry.register_with_unit(
+            "robot_cool_down",
+            "For how long it takes nothing",
+            Unit::Seconds,
+            m.robot_cool_down.clone(),
+        );
+        registry.register("robot_paused", "1 while it is paused, else 0", m.robot_paused.clone());
+        registry.register("robot_waiting_events", "Events that wait for it", m.robot_waiting.clone());
+        registry.register("pool_connections", "Connections to the database", m.pool_connections.clone());
+        registry.register("pool_waiting", "Tasks that wait for a connection", m.pool_waiting.clone());
+        Self { registry: Mutex::new(all), ..metrics }
     }
 }
 
@@ -157,6 +254,44 @@ impl Metrics {
     pub fn saw_backlog(&self, rows: u64, oldest: Duration) {
         self.outbox_backlog.set(i64::try_from(rows).unwrap_or(i64::MAX));
         self.oldest_due_age.set(oldest.as_secs_f64());
+    }
+
+    /// What else was seen in the tables.
+    pub fn saw(&self, measured: &[Measured]) {
+        self.robot_budget_left.clear();
+        self.robot_cool_down.clear();
+        self.robot_paused.clear();
+        self.robot_waiting.clear();
+        for Measured { gauge, robot, value } in measured {
+            let labels = RobotLabels { robot: robot.clone().unwrap_or_default() };
+            let whole = *value as i64;
+            match gauge.as_str() {
+                "dead_letter_backlog" => drop(self.dead_letter_backlog.set(whole)),
+                "oldest_xmin_age" => drop(self.oldest_xmin_age.set(whole)),
+                "robot_budget_left" => drop(self.robot_budget_left.get_or_create(&labels).set(whole)),
+                "robot_cool_down" => drop(self.robot_cool_down.get_or_create(&labels).set(*value)),
+                "robot_paused" => drop(self.robot_paused.get_or_create(&labels).set(whole)),
+                "robot_waiting" => drop(self.robot_waiting.get_or_create(&labels).set(whole)),
+                _ => {}
+            }
+        }
+    }
+
+    /// How a stream is.
+    pub fn saw_stream(&self, stream: &str, entries: i64, pending: Option<i64>) {
+        let labels = StreamLabels { stream: stream.to_owned() };
+        self.stream_entries.get_or_create(&labels).set(entries);
+        if let Some(pending) = pending {
+            self.stream_pending.get_or_create(&labels).set(pending);
+        }
+    }
+
+    /// How a pool of connections is.
+    pub fn saw_pool(&self, pool: &'static str, idle: usize, used: usize, waiting: usize) {
+        for (state, connections) in [("idle", idle), ("used", used)] {
+            self.pool_connections.get_or_create(&PoolLabels { pool, state }).set(connections as i64);
+        }
+        self.pool_waiting.get_or_create(&WaitingLabels { pool }).set(waiting as i64);
     }
 
     /// The exposition, in the OpenMetrics text format.

@@ -91,11 +91,16 @@ impl Service {
         let stop = stop_on_signals()?;
         let mut parts = JoinSet::new();
         let relay_pool = database.pool(RELAY_CONNECTIONS, Durability::Relaxed)?;
+        let consumer_pool = database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?;
         let gauges = Store::new(relay_pool.clone());
         if let Some(listener) = listener {
             let addr = listener.local_addr()?;
             tracing::info!(%addr, "serving /livez, /readyz and /metrics");
-            let refresh = refresh(gauges, queue.clone(), metrics.clone());
+            let mut pools = vec![("relay", relay_pool.clone())];
+            if sending.is_some() {
+                pools.push(("consumer", consumer_pool.clone()));
+            }
+            let refresh = refresh(gauges, pools, queue.clone(), metrics.clone());
             // It answers to the end, while the parts stop, too.
             tokio::spawn(health::serve(listener, health.clone(), metrics.clone(), refresh));
         }
@@ -120,7 +125,7 @@ impl Service {
             parts.spawn(named("watch over the queue", queue.clone().watch(health.clone(), stop.clone())));
         }
         if let Some((config, channels, urgent_reserve, templates)) = sending {
-            let store = Store::new(database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?);
+            let store = Store::new(consumer_pool);
             let (health, metrics) = (health.clone(), metrics.clone());
             let (hints, queue_config) = (&sidecar.hints, &sidecar.queue);
             let parts_of_it = Parts {
@@ -235,12 +240,14 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
 /// Brings the gauges that are asked for, not counted, up to date before a scrape.
 fn refresh(
     store: Store,
+    pools: Vec<(&'static str, Pool)>,
     queue: Arc<RedisQueue>,
     metrics: Arc<Metrics>,
 ) -> impl Fn() -> futures_util::future::BoxFuture<'static, ()> + Clone + Send + Sync {
     let last = Arc::new(tokio::sync::Mutex::new(None::<tokio::time::Instant>));
     move || {
         let (store, queue, metrics, last) = (store.clone(), queue.clone(), metrics.clone(), last.clone());
+        let pools = pools.clone();
         Box::pin(async move {
             let mut last = last.lock().await;
             if last.is_some_and(|last| last.elapsed() < GAUGE_INTERVAL) {
@@ -251,9 +258,23 @@ fn refresh(
                 Ok(backlog) => metrics.saw_backlog(backlog.due, backlog.oldest),
                 Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the backlog failed"),
             }
-            match queue.depth().await {
-                Ok(depth) => drop(metrics.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX))),
-                Err(error) => tracing::debug!(%error, "reading the queue's depth failed"),
+            match store.gauges(BACKLOG_LIMIT).await {
+                Ok(measured) => metrics.saw(&measured),
+                Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the gauges failed"),
+            }
+            match queue.levels().await {
+                Ok(levels) => {
+                    // Only those that consumers read have hints.
+                    let hints = levels.iter().filter(|(.., pending)| pending.is_some()).map(|(_, entries, _)| entries);
+                    metrics.queue_depth.set(hints.sum());
+                    levels.iter().for_each(|(stream, entries, pending)| metrics.saw_stream(stream, *entries, *pending));
+                }
+                Err(error) => tracing::debug!(%error, "reading the queue's streams failed"),
+            }
+            for (name, pool) in &pools {
+                let status = pool.status();
+                let idle = status.available.min(status.size);
+                metrics.saw_pool(name, idle, status.size - idle, status.waiting);
             }
         })
     }

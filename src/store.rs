@@ -218,6 +218,17 @@ pub struct Backlog {
     pub oldest: Duration,
 }
 
+/// A value that was measured in the tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// Of what, as `sql/queries/gauges.sql` names it.
+    pub gauge: String,
+    /// Of which robot, where it is of one.
+    pub robot: Option<String>,
+    /// The value.
+    pub value: f64,
+}
+
 macro_rules! query {
     ($step:literal) => {
         include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/queries/", $step, ".sql"))
@@ -381,6 +392,14 @@ impl Store {
             due: row.get::<_, i64>("due").unsigned_abs(),
             oldest: Duration::try_from_secs_f64(row.get("oldest_seconds")).unwrap_or_default(),
         }))
+    }
+
+    /// What else is measured in the tables; counts are of at most `limit` rows.
+    pub async fn gauges(&self, limit: i64) -> anyhow::Result<Vec<Measured>> {
+        let rows = self.rows("gauges", query!("gauges"), &[&limit]).await?;
+        let measured =
+            |row: &Row| Measured { gauge: row.get("gauge"), robot: row.get("robot"), value: row.get("value") };
+        Ok(rows.iter().map(measured).collect())
     }
 
     /// Whether a notification with this payload could be sent, on a connection of the pool.

@@ -156,6 +156,7 @@ impl Dispatch {
             let Member { key, channel, template_id, receipts, .. } = member;
             self.metrics.in_hand.dec();
             self.metrics.recorded(channel, template_id, "wait");
+            self.metrics.throttled_waits.inc();
             tracing::debug!(event_id = %key.id, robot = letter.lane.name, "parked");
             self.drop_hints(std::mem::take(receipts));
         }

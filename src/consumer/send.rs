@@ -322,6 +322,9 @@ impl Sender {
         };
         // Several events found unsafe are sent in parts, rather than all without their links.
         let parcel = Parcel { message: &letter.message, key: &key, may_lose_links: letter.members.len() == 1 };
+        if letter.digest_id.is_some() {
+            self.metrics.digest_events.observe(letter.members.len() as f64);
+        }
         let started = Instant::now();
         // Until the answer is here, what was begun may have arrived.
         sent.settled.iter_mut().for_each(|settled| settled.has_left = true);

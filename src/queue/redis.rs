@@ -139,6 +139,35 @@ impl RedisQueue {
         Ok(self.distrust_writer(lengths).await?.into_iter().sum())
     }
 
+    /// Each stream's key, its entries, and, where consumers read it, how many of these they have not acknowledged.
+    pub async fn levels(&self) -> Result<Vec<(&str, i64, Option<i64>)>, QueueError> {
+        let mut connection = self.writer().await?;
+        let mut pipeline = pipe();
+        for lane in Lane::ALL {
+            let stream = self.settings.stream(lane);
+            pipeline.cmd("XLEN").arg(stream).cmd("XPENDING").arg(stream).arg(&self.settings.group);
+        }
+        pipeline.cmd("XLEN").arg(&self.settings.dead_letter_stream);
+        let replies: Result<Vec<Value>, RedisError> = pipeline.query_async(&mut connection).await;
+        // XPENDING answers with the count and then who has them.
+        let numbers = self.distrust_writer(replies).await?.into_iter().map(|reply| match reply {
+            Value::Int(count) => count,
+            Value::Array(summary) => {
+                if let Some(Value::Int(count)) = summary.first() {
+                    *count
+                } else {
+                    0
+                }
+            }
+            _ => 0,
+        });
+        let numbers: Vec<i64> = numbers.collect();
+        let read = Lane::ALL.into_iter().zip(numbers.chunks_exact(2));
+        let mut levels: Vec<_> = read.map(|(lane, of)| (self.settings.stream(lane), of[0], Some(of[1]))).collect();
+        levels.extend(numbers.last().map(|entries| (self.settings.dead_letter_stream.as_str(), *entries, None)));
+        Ok(levels)
+    }
+
     /// A new connection, with the groups known to exist and the server known to be the same as before, or noted not to be.
     async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()

@@ -13,6 +13,8 @@ mod crash;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod operate;
 #[cfg(test)]
 mod options;

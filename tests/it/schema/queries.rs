@@ -203,7 +203,7 @@ async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
         "admit" => "(text, text[], uuid[], integer[], text[], uuid[], double precision, double precision)",
         "settle" => "(text[], timestamptz[], boolean[], text[], text[], double precision[], double precision)",
         "mergeable" => "(text, text, bigint)",
-        "backlog" => "(bigint)",
+        "backlog" | "gauges" => "(bigint)",
         "retain_delivered" | "retain_failed" => "(double precision, bigint, timestamptz)",
         "retain_attempts" | "retain_audit" => "(double precision, bigint, bigint)",
         _ => "",
@@ -397,4 +397,45 @@ async fn most_takes_are_heap_only_updates() {
     })
     .await;
     assert!(heap_only > 500, "{heap_only} of 1000");
+}
+
+#[tokio::test]
+async fn gauges_are_read_without_a_look_at_rows_that_have_ended() {
+    let (_database, client) = database().await;
+    let ended = "insert into notification_events (event_type, payload, status, delivered_at, completed_at)
+        select 'ended', '{}', 'delivered', now(), now() from generate_series(1, 100000)";
+    client.batch_execute(ended).await.unwrap();
+    let failed = "insert into notification_events (event_type, payload, status, failed_at, completed_at)
+        select 'failed', '{}', 'failed', now(), case when n > 3 then now() end from generate_series(1, 10) n";
+    client.batch_execute(failed).await.unwrap();
+    client
+        .batch_execute(
+            "insert into notification_robots (name) values ('default'), ('a.example#1'), ('b.example#2');
+             insert into notification_events (event_type, payload, hinted_until, waiting_since, robot)
+             select 'waits', '{}', 'infinity', now(), robot
+             from unnest('{default, a.example#1, b.example#2, ?made up}'::text[]) robot",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("vacuum analyze notification_events").await.unwrap();
+    let (pages, in_vain) = touched(&client, "gauges", "(100000)").await;
+    assert!(pages < 200 && in_vain < 100, "{pages} pages, {in_vain} rows in vain");
+
+    let value = async |gauge: &str, robot: Option<&str>| -> Option<f64> {
+        let rows = client.query(&statement("gauges"), &[&100_000_i64]).await.unwrap();
+        let row = rows
+            .iter()
+            .find(|row| row.get::<_, &str>("gauge") == gauge && row.get::<_, Option<&str>>("robot") == robot);
+        row.map(|row| row.get("value"))
+    };
+    assert_eq!(value("dead_letter_backlog", None).await, Some(10.0), "owed and buried");
+    let replay = "select notification_replay(id) from notification_events where event_type = 'failed' and seq % 2 = 0";
+    client.batch_execute(replay).await.unwrap();
+    assert_eq!(value("dead_letter_backlog", None).await, Some(5.0), "a replay clears it");
+    assert_eq!(value("robot_waiting", Some("default")).await, Some(1.0));
+    assert_eq!(value("robot_waiting", Some("other")).await, Some(3.0), "labels do not grow with what callers make up");
+    assert_eq!(value("robot_paused", Some("default")).await, Some(0.0));
+    client.batch_execute("select notification_robot_pause('default')").await.unwrap();
+    assert_eq!(value("robot_paused", Some("default")).await, Some(1.0));
+    assert!(value("oldest_xmin_age", None).await.unwrap() >= 0.0);
 }

@@ -1,0 +1,81 @@
+-- gauges: what is measured in the tables when somebody asks, one value a row: which gauge, of which robot, the value.
+-- $1 most rows to count
+with target as (
+    -- Robots that are addressed by their URLs are shown as one: labels must not grow with what callers make up.
+    select name from notification_channels
+    union
+    select 'default'
+), robot as (
+    select coalesce(target.name, 'other') as name,
+           case when r.rate_limit is not null
+               then greatest(r.rate_limit - r.urgent_reserve
+                             - (select count(*) from unnest(r.slots) slot where slot > now()), 0)
+           end as budget_left,
+           greatest(extract(epoch from r.cool_until - now()), 0) as cools_s,
+           r.paused_at is not null as paused
+    from notification_robots r
+    left join target on target.name = r.name
+), waiting as (
+    select coalesce(target.name, 'other') as name, count(*) as events
+    from (
+        select robot
+        from notification_events
+        where waiting_since is not null
+          and completed_at is null
+          and failed_at is null
+        -- So that the index is walked, and not the table.
+        order by robot, urgent, hinted_until, seq
+        limit $1
+    ) w
+    left join target on target.name = ltrim(w.robot, '?')
+    group by 1
+), dead as (
+    -- Walked by their indexes, too: both have failed rows only.
+    (
+        select
+        from notification_events
+        where completed_at is not null and failed_at is not null
+        order by completed_at
+        limit $1
+    )
+    union all
+    (
+        select
+        from notification_events
+        where completed_at is null and failed_at is not null
+        order by failed_at
+        limit $1
+    )
+)
+select 'dead_letter_backlog' as gauge, null::text as robot, least(count(*), $1)::double precision as value
+from dead
+union all
+-- What a role without pg_monitor cannot see of other sessions, the oldest transaction that writes, is in the snapshot.
+select 'oldest_xmin_age', null, greatest(
+    (select max(age(backend_xmin)) from pg_stat_activity),
+    (select max(greatest(age(xmin), age(catalog_xmin))) from pg_replication_slots),
+    (select max(age(transaction)) from pg_prepared_xacts),
+    (
+        select pg_snapshot_xmax(now_seen)::text::bigint - pg_snapshot_xmin(now_seen)::text::bigint
+        from pg_current_snapshot() now_seen
+    ),
+    0
+)::double precision
+union all
+select 'robot_budget_left', name, min(budget_left)::double precision
+from robot
+where budget_left is not null
+group by name
+union all
+select 'robot_cool_down', name, max(coalesce(cools_s, 0))::double precision
+from robot
+group by name
+union all
+select 'robot_paused', name, bool_or(paused)::integer::double precision
+from robot
+group by name
+union all
+select 'robot_waiting', name, coalesce(max(waiting.events), 0)::double precision
+from (select name from target union select name from robot) known
+full join waiting using (name)
+group by name
