@@ -352,7 +352,7 @@ fn wake_up(facts: &Facts) -> Option<Finding> {
         None => "the trigger notification_events_wake_relay is gone: new events wait for the next poll",
     };
     let remedy = "alter table notification_events enable trigger notification_events_wake_relay; where it is gone, make it \
-                  again as sql/migrations/V12__wake_up_condition.sql does";
+                  again as sql/migrations/V11__wake_up_condition.sql does";
     Some(Finding::fail(WHAT, found, remedy))
 }
 
