@@ -22,6 +22,9 @@ const RECENT_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the beginning is looked at, while there is work.
 const ALL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A scan from the beginning that takes no longer has nothing to walk over: it is as good as any other.
+const CHEAP: Duration = Duration::from_millis(2);
+
 /// So many times the time that a scan from the beginning took must pass before the next, while there is work.
 const ALL_SHARE: u32 = 20;
 
@@ -68,6 +71,9 @@ impl Scan {
         if now.duration_since(last.all_at) >= ALL_INTERVAL.max(last.all_took * ALL_SHARE) {
             return Reach::All;
         }
+        if !last.was_full && last.all_took < CHEAP {
+            return Reach::All;
+        }
         if last.was_full && now.duration_since(last.recent_at) < RECENT_INTERVAL {
             return Reach::Behind(last.ended);
         }
@@ -111,16 +117,16 @@ mod tests {
 
     #[test]
     fn full_batches_follow_each_other_with_a_look_back_now_and_then() {
-        let (mut scan, mut now, quick) = (Scan::default(), Instant::now(), Duration::from_millis(1));
+        let (mut scan, mut now, slow) = (Scan::default(), Instant::now(), CHEAP);
         assert_eq!(scan.reach(now), Reach::All);
-        scan.saw(Reach::All, (now, quick), Some(at(100)), true);
+        scan.saw(Reach::All, (now, slow), Some(at(100)), true);
         assert_eq!(scan.reach(now), Reach::Behind(at(100)));
         now += RECENT_INTERVAL;
         let recent = scan.reach(now);
         assert_eq!(recent, Reach::Recent(Position { seq: 0, ..at(95) }));
-        scan.saw(recent, (now, quick), Some(at(101)), true);
+        scan.saw(recent, (now, slow), Some(at(101)), true);
         assert_eq!(scan.reach(now), Reach::Behind(at(101)));
-        scan.saw(Reach::Behind(at(101)), (now, quick), Some(at(102)), false);
+        scan.saw(Reach::Behind(at(101)), (now, slow), Some(at(102)), false);
         assert_eq!(scan.reach(now), Reach::Recent(Position { seq: 0, ..at(97) }));
         assert_eq!(scan.reach(now + ALL_INTERVAL), Reach::All);
     }
@@ -134,6 +140,15 @@ mod tests {
         scan.saw(Reach::All, (now, quick), Some(at(100)), true);
         scan.forget();
         assert_eq!(scan.reach(now), Reach::All);
+    }
+
+    #[test]
+    fn where_there_is_nothing_to_walk_over_every_look_begins_at_the_beginning() {
+        let (mut scan, now) = (Scan::default(), Instant::now());
+        scan.saw(Reach::All, (now, CHEAP / 2), Some(at(100)), false);
+        assert_eq!(scan.reach(now), Reach::All);
+        scan.saw(Reach::All, (now, CHEAP / 2), Some(at(100)), true);
+        assert_eq!(scan.reach(now), Reach::Behind(at(100)));
     }
 
     #[test]
