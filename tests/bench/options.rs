@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 /// Measures postbell and, in the same run, the floors: hand-written loops of the same statements and requests
 #[derive(Parser, Clone, Debug)]
 pub(crate) struct Options {
-    /// Fewer rows and shorter phases, below a minute
+    /// Fewer rows and shorter phases, about two minutes
     #[arg(long, conflicts_with = "long")]
     pub(crate) quick: bool,
 
