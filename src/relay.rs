@@ -1,4 +1,4 @@
-//! 2 — the relay: wake → (unpark) → claim → hint → bury.
+//! 2 — the relay: wake → claim → hint → bury → (unpark).
 //!
 //! Its only promise is that every due row is hinted, again and again if need be, until it is complete. It holds no
 //! state that matters: all of it is in the rows.

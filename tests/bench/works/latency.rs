@@ -54,7 +54,7 @@ pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
         against("the same, p99", &message, 0.99),
     ];
     if let Some(folder) = &options.peers {
-        figures.extend(peers::latency(bed, options, folder, hints, &at(&entry[0], 0.5)).await);
+        figures.extend(peers::latency(bed, folder, hints, &at(&entry[0], 0.5)).await);
     }
     figures
 }

@@ -47,7 +47,7 @@ pub(crate) async fn drain(bed: &Bed, options: &Options, folder: &Path, rows: u64
 }
 
 /// Commit to entry.
-pub(crate) async fn latency(bed: &Bed, _: &Options, folder: &Path, count: u64, ours: &[f64]) -> Vec<Figure> {
+pub(crate) async fn latency(bed: &Bed, folder: &Path, count: u64, ours: &[f64]) -> Vec<Figure> {
     let mut figures = Vec::new();
     for peer in PEERS {
         let database = prepared(bed, folder, peer).await;
