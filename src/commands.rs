@@ -25,11 +25,14 @@ pub mod template;
 use std::future::Future;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use deadpool_postgres::Object;
 use serde_json::Value;
 use tokio_postgres::error::DbError;
 
 use crate::cli::BadConfiguration;
-use crate::db;
+use crate::config;
+use crate::db::{self, Database, Durability};
 
 /// Runs an asynchronous command on a runtime of its own.
 ///
@@ -37,6 +40,13 @@ use crate::db;
 /// consumer's CPU. What may block (files, names of hosts) goes to threads of its own.
 pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// The one connection of a command; an error says where it was tried.
+async fn connect(config: &config::Database) -> anyhow::Result<Object> {
+    let database = Database::new(config)?;
+    let client = db::client(&database.pool(1, Durability::Durable)?).await;
+    client.with_context(|| format!("PostgreSQL at {}", database.place()))
 }
 
 /// A row that the database refuses is bad usage; the constraint's name says what is allowed.

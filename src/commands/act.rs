@@ -13,11 +13,11 @@ use super::filter::Parameters;
 use super::list::{self, Event};
 use super::listing;
 use crate::config::{self, Rate, RobotRate};
-use crate::db::{self, Database, Durability};
+use crate::db;
 
 /// A connection on which the audit knows who acts.
 pub(super) async fn connect(database: &config::Database, operator: &config::Operator) -> anyhow::Result<Object> {
-    let client = db::client(&Database::new(database)?.pool(1, Durability::Durable)?).await?;
+    let client = super::connect(database).await?;
     if let Some(actor) = operator.actor() {
         client.execute("select set_config('postbell.actor', $1, false)", &[&actor]).await?;
     }

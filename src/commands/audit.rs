@@ -10,7 +10,7 @@ use super::filter::When;
 use super::listing::{self, Row};
 use super::{block_on, cut, text};
 use crate::config;
-use crate::db::{self, Database, Durability};
+use crate::db;
 
 /// Arguments of `postbell audit`.
 #[derive(clap::Args, Debug)]
@@ -50,7 +50,7 @@ const COLUMNS: [&str; 5] = ["at", "by", "action", "on", "detail"];
 /// Prints the changes that fit.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let rows = block_on(async {
-        let client = db::client(&Database::new(&args.database)?.pool(1, Durability::Durable)?).await?;
+        let client = super::connect(&args.database).await?;
         let (at, ago_s) = When::moment(args.since);
         let audit = include_str!("../../sql/operate/audit.sql");
         let rows = client.query(audit, &[&at, &ago_s, &args.by, &args.action, &args.event, &args.limit]).await;

@@ -14,7 +14,7 @@ use super::filter::{Filter, Parameters, Rest};
 use super::listing::{self, Row, printable, seconds};
 use super::{block_on, cut, text};
 use crate::config;
-use crate::db::{self, Database, Durability};
+use crate::db;
 
 /// Arguments of `postbell list`.
 #[derive(clap::Args, Debug)]
@@ -85,7 +85,7 @@ pub(super) type Event = Map<String, Value>;
 /// Prints the events that fit.
 pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(async {
-        let client = db::client(&Database::new(&args.database)?.pool(1, Durability::Durable)?).await?;
+        let client = super::connect(&args.database).await?;
         let (parameters, args) = (args.filter.parameters(), args.shown);
         if args.follow {
             return tokio::select! {

@@ -13,7 +13,6 @@ pub(super) use test::ring;
 
 use crate::cli::BadConfiguration;
 use crate::config;
-use crate::db::{self, Database, Durability};
 
 /// Arguments of `postbell robots`.
 #[derive(clap::Args, Debug)]
@@ -72,5 +71,5 @@ async fn connect_as(config: &config::Database, operator: &config::Operator) -> a
 }
 
 async fn connect(config: &config::Database) -> anyhow::Result<Object> {
-    db::client(&Database::new(config)?.pool(1, Durability::Durable)?).await
+    super::connect(config).await
 }

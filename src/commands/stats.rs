@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{block_on, robots};
 use crate::config;
-use crate::db::{self, Database, Durability};
+use crate::db;
 
 /// Arguments of `postbell stats`.
 #[derive(clap::Args, Debug)]
@@ -64,7 +64,7 @@ struct Stats {
 /// Prints it, once or until interrupted.
 pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(async {
-        let client = db::client(&Database::new(&args.database)?.pool(1, Durability::Durable)?).await?;
+        let client = super::connect(&args.database).await?;
         let Some(seconds) = args.watch else { return print(&client, &args).await };
         let mut ticks = tokio::time::interval(Duration::from_secs(seconds.into()));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
