@@ -298,12 +298,20 @@ pub struct Templates {
     pub templates_dir: PathBuf,
 }
 
-/// What a long-running process needs beside its work.
+/// Where a long-running process tells how it gets on.
 #[derive(Args, Clone, Debug)]
-pub struct Service {
+pub struct Http {
     /// Address for /livez, /readyz and /metrics; port 0 picks a free one, off for none
     #[arg(long, env = "NOTIFICATION_HTTP_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9464", value_parser = parse_addr)]
     pub http_addr: HttpAddr,
+}
+
+/// What a long-running process needs beside its work.
+#[derive(Args, Clone, Debug)]
+pub struct Service {
+    /// Health and metrics.
+    #[command(flatten)]
+    pub http: Http,
 
     /// Time to finish what is in hand after SIGTERM; what is left is given back
     #[arg(long, env = "NOTIFICATION_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s", value_parser = Span { min_ms: 0, max_ms: 3_600_000 })]

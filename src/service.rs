@@ -81,7 +81,7 @@ impl Service {
         if let Some(sending) = &self.sending {
             Consumer::<RedisQueue>::expect(&health, &sending.consumer, &sidecar.queue);
         }
-        let listener = match sidecar.service.http_addr {
+        let listener = match sidecar.service.http.http_addr {
             HttpAddr::Off => None,
             HttpAddr::At(addr) => Some(TcpListener::bind(addr).await.with_context(|| {
                 format!("NOTIFICATION_HTTP_ADDR (--http-addr): cannot listen on {addr}; choose another, port 0 for a free one, or off")
