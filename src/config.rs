@@ -38,7 +38,8 @@
 //! | `NOTIFICATION_LOG` | `info` | log filter |
 //! | `NOTIFICATION_LOG_FORMAT` | `text` | `text` or `json` |
 //!
-//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured for requests to robots.
+//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured for requests to robots. With the feature `otel` the OpenTelemetry SDK
+//! reads its own variables, `OTEL_…`, where [`traced_as`] says that there is a collector.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -288,6 +289,16 @@ pub fn referenced(reference: &str) -> Result<SecretString, String> {
         Ok(text) => Ok(text.into()),
         Err(why) => Err(format!("{reference}: {why}")),
     }
+}
+
+/// The name under which spans are sent to a collector; none: the environment names no collector.
+#[cfg(feature = "otel")]
+pub fn traced_as() -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+    let read = |variable: &str| std::env::var(variable).ok().filter(|value| !value.trim().is_empty());
+    let is_off = read("OTEL_SDK_DISABLED").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+    read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| read("OTEL_EXPORTER_OTLP_ENDPOINT")).filter(|_| !is_off)?;
+    Some(read("OTEL_SERVICE_NAME").unwrap_or_else(|| "postbell".to_owned()))
 }
 
 /// Where the templates are.

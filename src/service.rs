@@ -25,6 +25,7 @@ use crate::relay::Relay;
 use crate::relay::retention::Retention;
 use crate::store::Store;
 use crate::template::Templates;
+use crate::traces::Traces;
 
 /// The name in health of what must be there before the parts start.
 const DATABASE: &str = "database";
@@ -73,6 +74,7 @@ impl Service {
             }
             None => None,
         };
+        let traces = Traces::start()?;
         health.expect(DATABASE, Duration::MAX);
         if let Some(config) = &self.relay {
             Relay::<RedisQueue>::expect(&health, config);
@@ -117,7 +119,8 @@ impl Service {
                 &sidecar.hints,
                 health.clone(),
                 metrics.clone(),
-            );
+            )
+            .traced(traces.clone());
             tracing::info!(stream = sidecar.queue.queue_stream, "relay started");
             let retention = Retention::new(database.clone(), config.retention, metrics.clone());
             parts.spawn(named("relay", relay.run(stop.clone())));
@@ -138,6 +141,7 @@ impl Service {
                 urgent_reserve,
                 health,
                 metrics,
+                traces: traces.clone(),
             };
             let consumer = Consumer::new(store, queue.clone(), parts_of_it);
             tracing::info!(
@@ -151,6 +155,7 @@ impl Service {
         }
         let result = join(parts, &stop).await;
         queue.leave().await;
+        traces.flush().await;
         tracing::info!("stopped");
         result
     }

@@ -13,6 +13,8 @@ mod crash;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod metrics;
 #[cfg(test)]
 mod operate;
@@ -34,3 +36,6 @@ mod robots;
 mod schema;
 #[cfg(test)]
 mod secrets;
+#[cfg(feature = "otel")]
+#[cfg(test)]
+mod traces;
