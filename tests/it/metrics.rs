@@ -13,7 +13,7 @@ use crate::harness::wire::Protocol;
 use crate::harness::{SOON, eventually, get};
 
 /// The metrics of the table, as they are called in a scrape.
-fn documented(readme: &str) -> BTreeSet<String> {
+pub(super) fn documented(readme: &str) -> BTreeSet<String> {
     let named = |line: &str| {
         let name = line.strip_prefix("| `")?.split('`').next()?;
         let is_metric = name.starts_with("notification_") || name.starts_with("postbell_");
