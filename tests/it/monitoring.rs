@@ -1,5 +1,8 @@
 //! What `ops/prometheus` and `ops/grafana` have for the people on call.
 
+mod dashboard;
+mod faults;
+mod live;
 mod rules;
 
 use std::collections::BTreeSet;

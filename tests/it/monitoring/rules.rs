@@ -75,6 +75,18 @@ fn every_alert_is_tested_both_ways() {
 }
 
 #[test]
+fn both_readmes_list_every_alert() {
+    let alerts = alerts();
+    let alerts: BTreeSet<&str> = alerts.iter().map(|rule| rule.alert.as_str()).collect();
+    for readme in ["README.md", "README.zh-CN.md"] {
+        let text = read(&format!("../{readme}"));
+        let listed = text.lines().filter_map(|line| line.strip_prefix("| `Postbell")?.split_once('`'));
+        let listed: BTreeSet<String> = listed.map(|(name, _)| format!("Postbell{name}")).collect();
+        assert_eq!(listed.iter().map(String::as_str).collect::<BTreeSet<_>>(), alerts, "{readme}");
+    }
+}
+
+#[test]
 fn every_alert_says_what_is_wrong_and_what_to_do_about_metrics_that_the_readme_names() {
     let alerts = alerts();
     assert!(alerts.len() >= 10);
