@@ -202,8 +202,13 @@ impl<Q: Queue> Relay<Q> {
                 if self.waker.lie_down().await {
                     return Ok(Next::AtOnce);
                 }
-                let next_due = self.store.next_due().await?;
-                Ok(Next::Woken(self.waker.longest_sleep(next_due)))
+                let poll_interval = self.waker.poll_interval();
+                let (behind, longest) = match self.scan.deferred(Instant::now()) {
+                    Some((reach, pause)) => (reach.behind(), pause.min(poll_interval)),
+                    None => (None, poll_interval),
+                };
+                let next_due = self.store.next_due(behind, longest).await?;
+                Ok(Next::Woken(self.waker.longest_sleep(next_due).min(longest)))
             }
         }
     }
@@ -258,16 +263,19 @@ impl<Q: Queue> Relay<Q> {
         if !self.ahead.is_empty() {
             return Ok(std::mem::take(&mut self.ahead));
         }
-        let claimed = match self.scan.reach(Instant::now()) {
-            Reach::All => Vec::new(),
-            reach => self.claim_from(reach, room).await?,
-        };
-        if !claimed.is_empty() {
-            return Ok(claimed);
-        }
-        let claimed = self.claim_from(Reach::All, room).await?;
+        let claimed = self.claim_due(room).await?;
         // Before this relay sleeps it has looked at what rests, too.
         if claimed.is_empty() && self.unpark().await? > 0 {
+            return self.claim_due(room).await;
+        }
+        Ok(claimed)
+    }
+
+    /// What lies ahead of the last scan, or else, unless that has to wait, anywhere.
+    async fn claim_due(&mut self, room: Room) -> anyhow::Result<Vec<Claimed>> {
+        let reach = self.scan.reach(Instant::now());
+        let claimed = self.claim_from(reach, room).await?;
+        if claimed.is_empty() && reach != Reach::All && self.scan.deferred(Instant::now()).is_none() {
             return self.claim_from(Reach::All, room).await;
         }
         Ok(claimed)

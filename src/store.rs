@@ -303,9 +303,12 @@ impl Store {
         self.rows("complete_dead_letters", query, &[&ids, &generations]).await.map(drop)
     }
 
-    /// How long until a row becomes due without anybody saying so; none: no row waits.
-    pub async fn next_due(&self) -> anyhow::Result<Option<Duration>> {
-        let rows = self.rows("next_due", query!("next_due"), &[]).await?;
+    /// How long until a row becomes due without anybody saying so; none: no row does within this time. Rows that are due
+    /// already are looked for `behind` this position, if any.
+    pub async fn next_due(&self, behind: Option<Position>, within: Duration) -> anyhow::Result<Option<Duration>> {
+        let (due_at, seq) = (behind.map(|position| position.due_at), behind.map(|position| position.seq));
+        let parameters: &[&(dyn ToSql + Sync)] = &[&due_at, &seq, &within.as_secs_f64()];
+        let rows = self.rows("next_due", query!("next_due"), parameters).await?;
         let seconds: Option<f64> = rows.first().and_then(|row| row.get("seconds"));
         // A row scheduled for the far future, or for never, is as good as none until somebody moves it.
         Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()))

@@ -3,8 +3,8 @@
 //! Rows become due in the order of their due times, so what was claimed lies behind. The entries it leaves in the index
 //! are removed on the way, unless somebody's transaction has been open since before: then a scan from the beginning walks
 //! over hundreds of thousands of them. So most scans begin where the last one ended, or a little before, for a
-//! transaction may commit rows that were due when it began; and now and then, and always before the relay holds that
-//! nothing is due, one begins at the beginning.
+//! transaction may commit rows that were due when it began. Now and then one begins at the beginning; so does the one that
+//! tells the relay that nothing is due, unless there is so much to walk over that even these have to wait.
 
 use std::time::Duration;
 
@@ -25,8 +25,14 @@ const ALL_INTERVAL: Duration = Duration::from_secs(1);
 /// A scan from the beginning that takes no longer has nothing to walk over: it is as good as any other.
 const CHEAP: Duration = Duration::from_millis(2);
 
+/// A scan from the beginning that takes as long, claims of a whole batch included, walks over much.
+const SLOW: Duration = Duration::from_millis(25);
+
 /// So many times the time that a scan from the beginning took must pass before the next, while there is work.
 const ALL_SHARE: u32 = 20;
+
+/// But no longer than this, however slow it was.
+const ALL_LONGEST: Duration = Duration::from_secs(10);
 
 /// What the last scans came to.
 #[derive(Debug, Default)]
@@ -68,7 +74,7 @@ impl Scan {
     /// Where the next one begins, if it begins now.
     pub(super) fn reach(&self, now: Instant) -> Reach {
         let Some(last) = self.last else { return Reach::All };
-        if now.duration_since(last.all_at) >= ALL_INTERVAL.max(last.all_took * ALL_SHARE) {
+        if last.until_all(now).is_zero() {
             return Reach::All;
         }
         if !last.was_full && last.all_took < CHEAP {
@@ -77,10 +83,15 @@ impl Scan {
         if last.was_full && now.duration_since(last.recent_at) < RECENT_INTERVAL {
             return Reach::Behind(last.ended);
         }
-        match last.ended.due_at.checked_sub(RECENT) {
-            Ok(due_at) => Reach::Recent(Position { due_at, seq: 0 }),
-            Err(_) => Reach::All,
-        }
+        last.recent()
+    }
+
+    /// Where the last scan from the beginning was slow, and not long ago: where to look meanwhile, even before the relay
+    /// sleeps, and how long it may then sleep. What was due long ago and committed since waits so long at most.
+    pub(super) fn deferred(&self, now: Instant) -> Option<(Reach, Duration)> {
+        let last = self.last.filter(|last| last.all_took >= SLOW)?;
+        let pause = last.until_all(now);
+        (!pause.is_zero()).then(|| (last.recent(), pause))
     }
 
     /// One that began at this moment, and took so long, has come so far; `is_full`: there was room for no more.
@@ -91,19 +102,39 @@ impl Scan {
         ended: Option<Position>,
         is_full: bool,
     ) {
-        let Some(ended) = ended else { return self.forget() };
-        self.last = match (reach, self.last) {
-            (Reach::All, _) | (_, None) => {
-                Some(Last { ended, was_full: is_full, recent_at: began, all_at: began, all_took: took })
+        let all = |ended| Last { ended, was_full: is_full, recent_at: began, all_at: began, all_took: took };
+        self.last = match (reach, self.last, ended) {
+            (Reach::All, _, Some(ended)) | (_, None, Some(ended)) => Some(all(ended)),
+            (Reach::Recent(_), Some(last), Some(ended)) => {
+                Some(Last { ended, was_full: is_full, recent_at: began, ..last })
             }
-            (Reach::Recent(_), Some(last)) => Some(Last { ended, was_full: is_full, recent_at: began, ..last }),
-            (Reach::Behind(_), Some(last)) => Some(Last { ended, was_full: is_full, ..last }),
+            (Reach::Behind(_), Some(last), Some(ended)) => Some(Last { ended, was_full: is_full, ..last }),
+            // Nothing was found. Where that was quickly known, nothing need be remembered.
+            (Reach::All, Some(last), None) => Some(all(last.ended)).filter(|_| took >= SLOW),
+            (_, last, None) => {
+                last.filter(|last| last.all_took >= SLOW).map(|last| Last { was_full: false, recent_at: began, ..last })
+            }
         };
     }
 
     /// Rows may have become due that are long past: the next one begins at the beginning.
     pub(super) fn forget(&mut self) {
         self.last = None;
+    }
+}
+
+impl Last {
+    /// How long until a scan from the beginning may come again.
+    fn until_all(&self, now: Instant) -> Duration {
+        let pause = (self.all_took * ALL_SHARE).clamp(ALL_INTERVAL, ALL_LONGEST);
+        pause.saturating_sub(now.duration_since(self.all_at))
+    }
+
+    fn recent(&self) -> Reach {
+        match self.ended.due_at.checked_sub(RECENT) {
+            Ok(due_at) => Reach::Recent(Position { due_at, seq: 0 }),
+            Err(_) => Reach::All,
+        }
     }
 }
 
@@ -154,8 +185,27 @@ mod tests {
     #[test]
     fn slow_scans_from_the_beginning_are_seldom() {
         let (mut scan, now) = (Scan::default(), Instant::now());
-        scan.saw(Reach::All, (now, Duration::from_secs(1)), Some(at(100)), false);
-        assert!(matches!(scan.reach(now + Duration::from_secs(19)), Reach::Recent(_)));
-        assert_eq!(scan.reach(now + Duration::from_secs(20)), Reach::All);
+        scan.saw(Reach::All, (now, Duration::from_millis(100)), Some(at(100)), false);
+        assert!(matches!(scan.reach(now + Duration::from_millis(1_900)), Reach::Recent(_)));
+        assert_eq!(scan.reach(now + Duration::from_secs(2)), Reach::All);
+        scan.saw(Reach::All, (now, Duration::from_secs(5)), Some(at(100)), false);
+        assert_eq!(scan.reach(now + ALL_LONGEST), Reach::All, "even the slowest come in time");
+    }
+
+    #[test]
+    fn after_a_slow_scan_the_relay_sleeps_without_another_until_one_may_come() {
+        let (mut scan, now, slow) = (Scan::default(), Instant::now(), Duration::from_millis(100));
+        scan.saw(Reach::All, (now, slow), Some(at(100)), false);
+        let recent = scan.reach(now);
+        scan.saw(recent, (now, Duration::ZERO), None, false);
+        assert_eq!(scan.deferred(now), Some((recent, Duration::from_secs(2))), "nothing was found since");
+        assert_eq!(scan.reach(now), recent);
+        assert_eq!(scan.deferred(now + Duration::from_secs(2)), None);
+        assert_eq!(scan.reach(now + Duration::from_secs(2)), Reach::All);
+        // Nor does one that finds nothing change that, as long as it is slow.
+        scan.saw(Reach::All, (now, slow), None, false);
+        assert!(scan.deferred(now).is_some());
+        scan.saw(Reach::All, (now, SLOW / 2), None, false);
+        assert_eq!((scan.deferred(now), scan.reach(now)), (None, Reach::All));
     }
 }

@@ -98,6 +98,11 @@ impl Waker {
         true
     }
 
+    /// The longest sleep there is.
+    pub(super) fn poll_interval(&self) -> Duration {
+        self.poll_interval
+    }
+
     /// How long to sleep at most, given when the next row is known to become due.
     pub(super) fn longest_sleep(&mut self, next_due: Option<Duration>) -> Duration {
         let pause = match self.posture {

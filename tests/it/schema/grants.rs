@@ -337,7 +337,7 @@ async fn a_relay_runs_every_statement_of_the_protocol() {
             "complete_dead_letters" => relay.query(&sql, &[&ids, &zeros]).await,
             "give_back" => relay.query(&sql, &[&ids]).await,
             "holds" => relay.query(&sql, &[&id, &0, &0]).await,
-            "next_due" => relay.query(&sql, &[]).await,
+            "next_due" => relay.query(&sql, &[&None::<jiff::Timestamp>, &None::<i64>, &1.0]).await,
             "record" => {
                 let (kinds, texts, delays) = (vec!["retry"], vec![None::<&str>], vec![1.0]);
                 let (digests, keeps, limits) = (vec![None::<Uuid>], vec![false], vec![None::<i32>]);

@@ -257,7 +257,7 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
             ("claim", "(500, 500, 500, 60, null, null)"),
             ("release_hints", "(60, 5000)"),
             ("backlog", "(10000)"),
-            ("next_due", ""),
+            ("next_due", "(null, null, 1000)"),
             ("unpark", ""),
             (
                 "admit",
@@ -275,7 +275,7 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
         }
     };
     look("nothing due").await;
-    let next_due = async || client.query_one(&statement("next_due"), &[]).await.unwrap().get::<_, Option<f64>>(0);
+    let next_due = async || next_due(&client, None, 1000.0).await;
     assert_eq!(next_due().await, None, "nothing is due before somebody says so");
 
     let others = "insert into notification_events (event_type, payload, options, hinted_until)
@@ -355,14 +355,14 @@ async fn a_hint_leaves_out_a_payload_that_is_large_however_well_it_compresses() 
 #[tokio::test]
 async fn the_time_to_sleep_is_known_for_any_time_an_event_may_have() {
     let (_database, client) = database().await;
-    let seconds = async || client.query_one(&statement("next_due"), &[]).await.unwrap().get::<_, Option<f64>>(0);
+    let seconds = async || next_due(&client, None, 1000.0).await;
     assert_eq!(seconds().await, None);
-    for time in ["0001-01-01Z", "294276-12-31Z"] {
+    for (time, is_near) in [("0001-01-01Z", true), ("294276-12-31Z", false)] {
         let insert = format!(
             "insert into notification_events (event_type, payload, scheduled_at) values ('a', '{{}}', '{time}')"
         );
         client.batch_execute(&insert).await.unwrap();
-        assert!(seconds().await.is_some(), "{time}");
+        assert_eq!(seconds().await.is_some(), is_near, "{time}");
         client.query_one(&statement("backlog"), &[&10_i64]).await.unwrap();
         client.batch_execute("delete from notification_events").await.unwrap();
     }
@@ -372,6 +372,16 @@ async fn the_time_to_sleep_is_known_for_any_time_an_event_may_have() {
         .unwrap();
     let seconds = seconds().await.unwrap();
     assert!((30.0..=90.0).contains(&seconds), "{seconds}");
+    assert_eq!(next_due(&client, None, 20.0).await, None, "it does not matter to who sleeps no longer than that");
+    client.batch_execute("select notification_publish('a', '{}')").await.unwrap();
+    assert!(next_due(&client, None, 1000.0).await.unwrap() <= 0.0, "one is due that nobody has claimed");
+    let after = next_due(&client, Some(jiff::Timestamp::now() + jiff::SignedDuration::from_secs(5)), 1000.0).await;
+    assert!(after.unwrap() > 30.0, "behind it nothing is due now");
+}
+
+/// Seconds until a row becomes due.
+async fn next_due(client: &tokio_postgres::Client, behind: Option<jiff::Timestamp>, within: f64) -> Option<f64> {
+    client.query_one(&statement("next_due"), &[&behind, &NO_SEQ, &within]).await.unwrap().get(0)
 }
 
 #[tokio::test]
