@@ -21,6 +21,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 type Seconds = Gauge<f64, AtomicU64>;
 
+/// Of a series that not every process has.
+type NoLabels = [(&'static str, &'static str); 0];
+
 /// What became of an event, by channel and template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabels {
@@ -161,6 +164,8 @@ pub struct Metrics {
     pub pool_connections: Family<PoolLabels, Gauge>,
     /// Who waits for a connection.
     pub pool_waiting: Family<WaitingLabels, Gauge>,
+    /// Whether the relay hears notifications; no series where none runs, or none has looked yet.
+    pub listening: Family<NoLabels, Gauge>,
     /// Which parts get on.
     pub ready: Family<PartLabels, Gauge>,
 }
@@ -210,6 +215,7 @@ impl Default for Metrics {
             robot_waiting: Family::default(),
             pool_connections: Family::default(),
             pool_waiting: Family::default(),
+            listening: Family::default(),
             ready: Family::default(),
         };
         let m = &metrics;
@@ -274,6 +280,7 @@ impl Default for Metrics {
         registry.register("robot_waiting_events", "Events that wait for it", m.robot_waiting.clone());
         registry.register("pool_connections", "Connections to the database", m.pool_connections.clone());
         registry.register("pool_waiting", "Tasks that wait for a connection", m.pool_waiting.clone());
+        registry.register("listening", "1 while the relay hears notifications, else 0", m.listening.clone());
         registry.register("ready", "1 while the part gets on, else 0", m.ready.clone());
         Self { registry: Mutex::new(all), ..metrics }
     }
@@ -360,6 +367,11 @@ impl Metrics {
         self.redis_connected.get_or_create(&labels).set(link.is_up().into());
         let connects = self.redis_connects.get_or_create(&labels);
         connects.inc_by(link.made().saturating_sub(connects.get()));
+    }
+
+    /// Whether the relay hears notifications.
+    pub fn listens(&self, does: bool) {
+        self.listening.get_or_create(&[]).set(does.into());
     }
 
     /// Which parts get on.

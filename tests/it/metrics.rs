@@ -11,6 +11,7 @@ use crate::harness::servers::Postgres;
 use crate::harness::stage::Stage;
 use crate::harness::wire::Protocol;
 use crate::harness::{SOON, eventually, get};
+use crate::operate::doctor::deaf;
 
 /// The metrics of the table, as they are called in a scrape.
 pub(super) fn documented(readme: &str) -> BTreeSet<String> {
@@ -204,6 +205,21 @@ async fn a_scrape_says_which_connections_to_redis_stand_and_which_parts_get_on()
     shows(&address, &all_ready).await;
     let (_, text) = get(&address, "/metrics").await;
     assert!(value(&text, writes) >= Some(2.0) && value(&text, reads) >= Some(2.0), "{text}");
+}
+
+#[tokio::test]
+async fn a_scrape_says_whether_the_relay_hears_of_new_events() {
+    let stage = Stage::new().await;
+    let server = Postgres::shared().await.address();
+    let url = format!("{}?sslmode=disable", stage.world.database.url_through(&deaf(server).await));
+    let deaf = Postbell::start(&["relay"], &stage.env.clone().with("DATABASE_URL", url));
+    let [relay, consumer] = ["relay", "consume"].map(|part| Postbell::start(&[part], &stage.env));
+    shows(&address(&deaf).await, &[("notification_listening{}", 0.0)]).await;
+    shows(&address(&relay).await, &[("notification_listening{}", 1.0)]).await;
+    let consumer = address(&consumer).await;
+    shows(&consumer, &[("notification_ready{part=\"consumer\"}", 1.0)]).await;
+    let (_, text) = get(&consumer, "/metrics").await;
+    assert_eq!(value(&text, "notification_listening{}"), None, "a consumer does not listen: {text}");
 }
 
 #[tokio::test]
