@@ -119,6 +119,8 @@ pub struct Metrics {
     /// Rows due and not hinted, counted up to a limit.
     pub outbox_backlog: Gauge,
     /// Age of the oldest of them.
+    pub outbox_oldest_due_age: Seconds,
+    /// Age of the oldest row that should have been sent, hinted or not.
     pub oldest_due_age: Seconds,
     /// Hints and dead letters accepted by the queue.
     pub hints: Counter,
@@ -192,6 +194,7 @@ impl Default for Metrics {
             retries: Family::default(),
             queue_depth: Gauge::default(),
             outbox_backlog: Gauge::default(),
+            outbox_oldest_due_age: Gauge::default(),
             oldest_due_age: Gauge::default(),
             hints: Counter::default(),
             dead_letters: Counter::default(),
@@ -238,6 +241,12 @@ impl Default for Metrics {
         registry.register_with_unit(
             "outbox_oldest_due_age",
             "Age of the oldest row that is due and not hinted",
+            Unit::Seconds,
+            m.outbox_oldest_due_age.clone(),
+        );
+        registry.register_with_unit(
+            "oldest_due_age",
+            "Age of the oldest event that should have been sent and does not wait for its robot",
             Unit::Seconds,
             m.oldest_due_age.clone(),
         );
@@ -328,7 +337,7 @@ impl Metrics {
     /// What was seen in the table.
     pub fn saw_backlog(&self, rows: u64, oldest: Duration) {
         self.outbox_backlog.set(i64::try_from(rows).unwrap_or(i64::MAX));
-        self.oldest_due_age.set(oldest.as_secs_f64());
+        self.outbox_oldest_due_age.set(oldest.as_secs_f64());
     }
 
     /// What else was seen in the tables.
@@ -342,6 +351,7 @@ impl Metrics {
             let whole = *value as i64;
             match gauge.as_str() {
                 "dead_letter_backlog" => drop(self.dead_letter_backlog.set(whole)),
+                "oldest_due_age" => drop(self.oldest_due_age.set(*value)),
                 "oldest_xmin_age" => drop(self.oldest_xmin_age.set(whole)),
                 "robot_budget_left" => drop(self.robot_budget_left.get_or_create(&labels).set(whole)),
                 "robot_cool_down" => drop(self.robot_cool_down.get_or_create(&labels).set(*value)),

@@ -125,6 +125,31 @@ async fn a_delivery_is_timed_from_its_commit_or_from_when_it_was_scheduled_and_w
 }
 
 #[tokio::test]
+async fn the_oldest_event_that_should_have_been_sent_is_known_though_it_is_hinted() {
+    let stage = Stage::new().await;
+    let relay = Postbell::start(&["relay"], &stage.env.clone().with("NOTIFICATION_HINT_LEASE", "1m"));
+    let relay = address(&relay).await;
+    shows(&relay, &[("notification_oldest_due_age_seconds", 0.0)]).await;
+    // Neither one that waits for its robot, nor one that is done, nor one that is scheduled for later.
+    let insert = "insert into notification_events
+            (event_type, payload, created_at, scheduled_at, status, waiting_since, hinted_until, robot, delivered_at, completed_at)
+        values
+            ('plain', '{}', now() - interval '200 s', now() - interval '100 s', 'pending', null, null, null, null, null),
+            ('plain', '{}', now() - interval '1 h', now() - interval '1 h', 'pending', now(), 'infinity', 'default', null, null),
+            ('plain', '{}', now() - interval '1 h', now() - interval '1 h', 'delivered', null, null, null, now(), now()),
+            ('plain', '{}', now() - interval '1 h', now() + interval '1 h', 'pending', null, null, null, null, null)";
+    stage.world.client().batch_execute(insert).await.unwrap();
+    eventually(SOON, "the age of the one that is hinted", async || {
+        let (_, text) = get(&relay, "/metrics").await;
+        let [not_hinted, not_sent] =
+            ["notification_outbox_oldest_due_age_seconds", "notification_oldest_due_age_seconds"]
+                .map(|series| value(&text, series).unwrap());
+        (not_hinted == 0.0 && (100.0..200.0).contains(&not_sent)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_taken_over_from_a_consumer_whose_lease_has_run_out_is_counted_and_nothing_else() {
     let stage = Stage::new().await;
     // Two that go alone, one of which asks for at most one send, and two of one message; and one that was given back.

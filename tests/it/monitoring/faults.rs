@@ -119,7 +119,7 @@ async fn filling_the_dead_letter_fires_until_the_events_are_replayed() {
 }
 
 #[tokio::test]
-async fn stopping_the_consumer_fires_that_it_stands_still_until_it_is_back() {
+async fn stopping_the_consumer_fires_that_it_stands_still_and_that_events_are_late_until_it_is_back() {
     let stage = Stage::new().await;
     let on_one_port = stage.env.clone().with("NOTIFICATION_HTTP_ADDR", format!("127.0.0.1:{}", free_port()));
     let relay = Postbell::start(&["relay"], &stage.env);
@@ -132,8 +132,15 @@ async fn stopping_the_consumer_fires_that_it_stands_still_until_it_is_back() {
     consumer.sigterm();
     assert!(consumer.exit_status(SOON).await.success());
     stage.publish(5).await;
-    // Its address does not answer, of course; and after a while the relay says that nobody reads.
-    fires(&prometheus, "PostbellConsumerStalled", &["PostbellDown", "PostbellNotReady"]).await;
+    // Minutes that the database measures are not hurried: this one is as late as it would be by then.
+    let late = "insert into notification_events (event_type, payload, created_at, scheduled_at)
+        values ('plain', '{\"text\": \"late\"}', now() - interval '11 minutes', now() - interval '11 minutes')";
+    stage.world.client().batch_execute(late).await.unwrap();
+    let both = ["PostbellConsumerStalled", "PostbellOldestDue"];
+    for alert in both {
+        // Its address does not answer, of course; and after a while the relay says that nobody reads.
+        fires(&prometheus, alert, &[both[0], both[1], "PostbellDown", "PostbellNotReady"]).await;
+    }
 
     let _consumer = Postbell::start(&["consume"], &on_one_port);
     stage.settled().await;
