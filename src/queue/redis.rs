@@ -218,7 +218,9 @@ impl RedisQueue {
     /// After a failure the connection is not trusted again: a timed-out one may still be alive, and hours behind.
     async fn distrust_writer<T>(&self, result: Result<T, RedisError>) -> Result<T, RedisError> {
         if result.is_err() {
-            *self.writer.lock().await = None;
+            let mut writer = self.writer.lock().await;
+            *writer = None;
+            // While nobody else can make it again.
             self.write_link.stands(false);
         }
         result
