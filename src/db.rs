@@ -228,9 +228,21 @@ pub fn refuses_for_good(error: &anyhow::Error) -> bool {
     code(error).is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
 }
 
+/// Whether a pooler in transaction mode seems to be between: it sends a statement to a session that has not prepared it, or
+/// has prepared another under its name.
+pub fn is_pooled(error: &anyhow::Error) -> bool {
+    // invalid_sql_statement_name, duplicate_prepared_statement
+    code(error).is_some_and(|code| ["26000", "42P05"].contains(&code.code()))
+}
+
 /// What to do about a failure that newcomers meet.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
     let refusal = of_server(error)?.as_db_error()?;
+    if is_pooled(error) {
+        return Some(
+            "postbell: this looks like a pooler in transaction mode; connect directly, or in session mode".to_owned(),
+        );
+    }
     match refusal.code().code() {
         // undefined function, undefined table
         "42883" | "42P01" => Some("postbell: has postbell migrate been run on this database?".to_owned()),
