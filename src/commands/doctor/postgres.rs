@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Finding, Report};
 use crate::channel::Target;
 use crate::config::{self, show};
-use crate::db::{self, Database, Durability};
+use crate::db::{self, Database};
 use crate::migrations::{self, Schema};
 use crate::relay;
 use crate::store::Store;
@@ -105,7 +105,7 @@ pub(super) async fn look(
     relay: &config::Relay,
 ) -> anyhow::Result<Option<Vec<Target>>> {
     let database = Database::new(config)?;
-    let pool = database.pool(2, Durability::Durable)?;
+    let pool = database.pool(2)?;
     let place = database.place();
     let client = match db::client(&pool).await {
         Ok(client) => client,
