@@ -39,7 +39,7 @@ fn scraped(text: &str) -> BTreeSet<String> {
 }
 
 /// Where a process is scraped.
-async fn address(postbell: &Postbell) -> String {
+pub(super) async fn address(postbell: &Postbell) -> String {
     let line = postbell.wait_for_line("serving /livez", SOON).await;
     line.rsplit("addr=").next().unwrap().trim().to_owned()
 }

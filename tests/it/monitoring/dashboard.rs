@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::live::{address, watching};
+use super::live::watching;
 use super::{assert_documented, read};
 use crate::harness::stage::Stage;
 use crate::harness::{SOON, eventually};
+use crate::metrics::address;
 use postbell::sandbox::{Do, Rule};
 use serde::Deserialize;
 

@@ -7,11 +7,12 @@ use postbell::sandbox::{Sandbox, Settings};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::live::{address, watching};
+use super::live::watching;
 use crate::harness::process::Postbell;
 use crate::harness::servers::{Prometheus, free_port};
 use crate::harness::stage::Stage;
 use crate::harness::{SOON, eventually};
+use crate::metrics::address;
 
 /// The longest rule here takes ten seconds, and the gauges it looks at are read every five.
 const WHILE: Duration = Duration::from_secs(60);

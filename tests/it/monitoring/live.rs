@@ -3,15 +3,8 @@
 use serde_json::{Value, json};
 
 use super::read;
-use crate::harness::process::Postbell;
 use crate::harness::servers::Prometheus;
 use crate::harness::{SOON, eventually};
-
-/// Where a process is scraped.
-pub(super) async fn address(postbell: &Postbell) -> String {
-    let line = postbell.wait_for_line("serving /livez", SOON).await;
-    line.rsplit("addr=").next().unwrap().trim().to_owned()
-}
 
 /// Prometheus as `ops/prometheus` has it, but for these targets, and for the time: it scrapes every second, and what the
 /// rules call a minute is a second.
