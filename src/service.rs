@@ -59,6 +59,7 @@ impl Service {
         let database = Database::new(&sidecar.database)?;
         let health = Arc::new(Health::default());
         let metrics = Arc::new(Metrics::default());
+        metrics.stream_max_entries.set(i64::try_from(sidecar.queue.stream_max_len).unwrap_or(i64::MAX));
         let send_lease = self.sending.as_ref().map_or(Duration::ZERO, |sending| sending.consumer.send_lease);
         let queue = Arc::new(RedisQueue::new(&sidecar.queue, send_lease)?);
         // Everything that can be refused is looked at before the first connection is made.
@@ -254,23 +255,7 @@ fn refresh(
                 return;
             }
             *last = Some(tokio::time::Instant::now());
-            match store.backlog(BACKLOG_LIMIT).await {
-                Ok(backlog) => metrics.saw_backlog(backlog.due, backlog.oldest),
-                Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the backlog failed"),
-            }
-            match store.gauges(BACKLOG_LIMIT).await {
-                Ok(measured) => metrics.saw(&measured),
-                Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the gauges failed"),
-            }
-            match queue.levels().await {
-                Ok(levels) => {
-                    // Only those that consumers read have hints.
-                    let hints = levels.iter().filter(|(.., pending)| pending.is_some()).map(|(_, entries, _)| entries);
-                    metrics.queue_depth.set(hints.sum());
-                    levels.iter().for_each(|(stream, entries, pending)| metrics.saw_stream(stream, *entries, *pending));
-                }
-                Err(error) => tracing::debug!(%error, "reading the queue's streams failed"),
-            }
+            tokio::join!(read_tables(&store, &metrics), read_streams(&queue, &metrics));
             for (name, pool) in &pools {
                 let status = pool.status();
                 let idle = status.available.min(status.size);
@@ -278,4 +263,28 @@ fn refresh(
             }
         })
     }
+}
+
+async fn read_tables(store: &Store, metrics: &Metrics) {
+    match store.backlog(BACKLOG_LIMIT).await {
+        Ok(backlog) => metrics.saw_backlog(backlog.due, backlog.oldest),
+        Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the backlog failed"),
+    }
+    match store.gauges(BACKLOG_LIMIT).await {
+        Ok(measured) => metrics.saw(&measured),
+        Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the gauges failed"),
+    }
+}
+
+async fn read_streams(queue: &RedisQueue, metrics: &Metrics) {
+    match queue.levels().await {
+        Ok(levels) => {
+            // Only those that consumers read have hints.
+            let hints = levels.iter().filter(|(.., pending)| pending.is_some()).map(|(_, entries, _)| entries);
+            metrics.queue_depth.set(hints.sum());
+            levels.iter().for_each(|(stream, entries, pending)| metrics.saw_stream(stream, *entries, *pending));
+        }
+        Err(error) => tracing::debug!(%error, "reading the queue's streams failed"),
+    }
+    queue.links().for_each(|link| metrics.saw_link(link));
 }

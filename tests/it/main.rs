@@ -15,6 +15,8 @@ mod hostile;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod operate;
 #[cfg(test)]
 mod options;

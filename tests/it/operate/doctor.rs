@@ -117,7 +117,7 @@ async fn a_role_without_its_rights_is_told_the_grant() {
 }
 
 /// A way to PostgreSQL on which no notification comes through, as behind a pooler that shares sessions.
-async fn deaf(upstream: String) -> String {
+pub(crate) async fn deaf(upstream: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
