@@ -14,9 +14,9 @@
 mod condition;
 mod message;
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::{self, Class, OpsRobot};
@@ -49,8 +49,8 @@ impl Alerts {
         Alerts { store, robot, config, place, lease: send_timeout + LEASE_MARGIN }
     }
 
-    /// Looks again and again, until told to stop. What it has begun to ring it ends.
-    pub async fn run(self: Arc<Alerts>, stop: CancellationToken) {
+    /// Looks again and again, until told to stop. What it has begun to ring it ends, as long as the right to lasts.
+    pub async fn run(self, stop: CancellationToken) {
         // Processes that start together look at different times: what one of them has found out the others need not wait for.
         let mut pause = self.config.alert_interval.mul_f64(fastrand::f64());
         let mut is_stuck = false;
@@ -60,7 +60,18 @@ impl Alerts {
                 () = stop.cancelled() => return,
             }
             pause = self.config.alert_interval;
-            match self.look().await {
+            let until = Instant::now() + self.lease;
+            let rights = tokio::select! {
+                rights = self.store.check_alerts(&self.config, pause * QUIET_LOOKS, self.lease) => rights,
+                () = stop.cancelled() => return,
+            };
+            let result = match rights {
+                Ok(rights) if rights.is_empty() => Ok(()),
+                // Later it is somebody else's, and what became of it is not known: as if this process had died.
+                Ok(rights) => timeout_at(until, self.ring(&rights)).await.unwrap_or(Ok(())),
+                Err(error) => Err(error),
+            };
+            match result {
                 Ok(()) => is_stuck = false,
                 Err(error) if is_stuck => {
                     tracing::debug!(error = format!("{error:#}"), "alerts still cannot be checked")
@@ -74,32 +85,28 @@ impl Alerts {
         }
     }
 
-    /// Looks once, and rings about what it has the right to: one message, so that many robots that are paused at once are no
-    /// more than the operations robot takes.
-    async fn look(&self) -> anyhow::Result<()> {
-        let quiet = self.config.alert_interval * QUIET_LOOKS;
-        let rights = self.store.check_alerts(&self.config, quiet, self.lease).await?;
-        if rights.is_empty() {
-            return Ok(());
-        }
+    /// Tells people: in one message, so that many robots that are paused at once are no more than the operations robot takes.
+    async fn ring(&self, rights: &[Right]) -> anyhow::Result<()> {
         let context = Context { config: &self.config, place: &self.place };
-        let report = self.robot.ring(&message::written(&rights, &context), &key(&rights)).await;
+        let report = self.robot.ring(&message::written(rights, &context), &key(rights)).await;
         let were_told = report.class == Class::Success;
-        for Right { condition, subject, is_over, .. } in &rights {
-            if were_told {
-                tracing::warn!(condition, subject, is_over, "rang the operations robot");
-            } else {
-                let reason = &report.reason;
-                tracing::error!(
-                    condition,
-                    subject,
-                    is_over,
-                    reason,
-                    "the operations robot could not be rung; trying again"
-                );
+        for Right { condition, subject, is_over, detail, .. } in rights {
+            let reason = &report.reason;
+            match (were_told, is_over) {
+                (true, false) => tracing::warn!(condition, subject, %detail, "rang the operations robot"),
+                (true, true) => tracing::info!(condition, subject, "rang the operations robot: it is over"),
+                (false, _) => {
+                    tracing::error!(
+                        condition,
+                        subject,
+                        is_over,
+                        reason,
+                        "the operations robot could not be rung; trying again at the next look"
+                    );
+                }
             }
         }
-        self.store.alerts_rung(&rights, were_told).await
+        self.store.alerts_rung(rights, were_told).await
     }
 }
 

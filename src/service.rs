@@ -164,7 +164,7 @@ impl Service {
     }
 
     /// What rings the operations robot.
-    fn alerts(&self, robot: OpsRobot, store: Store, database: &Database) -> Arc<Alerts> {
+    fn alerts(&self, robot: OpsRobot, store: Store, database: &Database) -> Alerts {
         let config = self.sidecar.alerts.clone();
         let no_attempts = |sending: &config::Sending| sending.consumer.attempts == config::Switch::Off;
         if config.alert_failure_rate.0.is_some() && self.sending.as_ref().is_some_and(no_attempts) {
@@ -174,7 +174,7 @@ impl Service {
             every = config::show(config.alert_interval),
             "the operations robot is rung when something is wrong"
         );
-        Arc::new(Alerts::new(store, robot, config, database.place(), self.requests.send_timeout))
+        Alerts::new(store, robot, config, database.place(), self.requests.send_timeout)
     }
 }
 

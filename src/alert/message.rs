@@ -65,7 +65,7 @@ fn found(condition: Condition, detail: &Value, config: &config::Alerts) -> Strin
             let rate = config.alert_failure_rate.0;
             let period = rate.map_or(Duration::ZERO, |rate| rate.period);
             let percent = rate.map_or(0, |rate| rate.percent);
-            format!("最近 {} 发送 {sends} 次，失败 {failed} 次（阈值 {percent}%）", span(period))
+            format!("最近 {}内发送 {sends} 次，失败 {failed} 次（阈值 {percent}%）", span(period))
         }
         Condition::RobotPaused => {
             format!("它的消息在等待，不丢失也不消耗重试；原因：{}", detail["reason"].as_str().unwrap_or_default())
@@ -148,7 +148,7 @@ pub(super) mod tests {
              来源：PostgreSQL db.internal port 5432"
         );
         for (condition, subject, words) in [
-            (Condition::FailureRate, "", "最近 10 分钟 发送 4 次，失败 3 次（阈值 50%）"),
+            (Condition::FailureRate, "", "最近 10 分钟内发送 4 次，失败 3 次（阈值 50%）"),
             (
                 Condition::RobotPaused,
                 "hr",

@@ -122,7 +122,7 @@ async fn a_receiver_that_is_stopped_rings_once_and_gives_the_all_clear_once() {
     ops.stage.settled().await;
     receiver.shutdown().await;
     ops.stage.publish(1).await;
-    ops.is_told_once("failure_rate", "最近 10 秒 发送 ").await;
+    ops.is_told_once("failure_rate", "最近 10 秒内发送 ").await;
 
     let listener = TcpListener::bind(address).await.unwrap();
     let _receiver = Sandbox::start(listener, Settings { rate: None, ..Settings::default() }).unwrap();
@@ -269,6 +269,23 @@ async fn without_an_operations_robot_nothing_is_asked_of_the_database() {
     let _postbell = ops.start("relay");
     ops.goes_on_for("dead_letters", 2.0).await;
     assert!(!asked.has_sprung(), "it asked");
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_the_log_says_that_nobody_is_rung_and_then_somebody_is() {
+    let ops = Ops::new().await;
+    let proxy = Proxy::start(Protocol::Postgres, Postgres::shared().await.address()).await;
+    let url = ops.stage.world.database.url_through(&proxy.address());
+    let relay = Postbell::start(&["relay"], &ops.env.clone().with("DATABASE_URL", url));
+    relay.wait_for_line("relay started", SOON).await;
+    proxy.refuse().await;
+    proxy.cut();
+    relay.wait_for_line("alerts cannot be checked, and nobody is rung", SOON).await;
+    ops.execute(DEAD_LETTERS).await;
+    proxy.accept().await;
+    ops.is_told_once("dead_letters", "10 条失败的事件未处理").await;
+    let said = relay.stderr().iter().filter(|line| line.contains("alerts cannot be checked")).count();
+    assert_eq!(said, 1, "once");
 }
 
 #[tokio::test]
