@@ -101,7 +101,7 @@ impl Ops {
         )
         .await;
         let said = self.has_rung(3).await[2].text.clone();
-        assert!(said.contains("机器人 witness 已暂停"), "{said}");
+        assert!(said.contains("机器人 witness 暂停"), "{said}");
     }
 }
 
@@ -142,7 +142,7 @@ async fn a_secret_that_is_broken_rings_once_and_gives_the_all_clear_once_it_is_m
     let env = ops.env.clone().with("NOTIFICATION_ROBOT_RATE", "18/60s").with("NOTIFICATION_SEND_LEASE", "20s");
     let _postbell = Postbell::start(&["run"], &env);
     ops.stage.publish_listed(10, "hr").await;
-    ops.is_told_once("robot_paused", "机器人 hr 已暂停").await;
+    ops.is_told_once("robot_paused", "机器人 hr 暂停").await;
     let said = ops.has_rung(1).await[0].text.clone();
     assert!(said.contains("robot's settings: the signature is wrong") && !said.contains("SECwrong"), "{said}");
 
@@ -243,6 +243,29 @@ async fn what_the_operations_robot_refuses_is_logged_and_rung_at_the_next_look()
     assert_eq!(ops.robot.requests().len(), 3);
     let log = postbell.stderr().join("\n");
     assert!(!log.contains("SECops") && !log.contains("access_token="), "{log}");
+}
+
+#[tokio::test]
+async fn an_operations_robot_with_another_secret_is_told_of_by_the_name_of_the_setting() {
+    let ops = Ops::new().await;
+    ops.execute(DEAD_LETTERS).await;
+    let relay = Postbell::start(&["relay"], &ops.env.clone().with("NOTIFICATION_OPS_SECRET", "SECother"));
+    let line = relay.wait_for_line("the operations robot could not be rung", SOON).await;
+    assert!(line.contains("set NOTIFICATION_OPS_SECRET to the robot's secret"), "{line}");
+    assert!(ops.robot.messages().is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_is_told_to_stop_while_it_rings_ends_in_time_and_another_rings() {
+    let ops = Ops::new().await;
+    ops.robot.script([Rule::new(Do::Hang)]);
+    ops.execute(DEAD_LETTERS).await;
+    let mut relay = ops.start("relay");
+    ops.robot.wait_for_requests(1, SOON).await.unwrap();
+    relay.sigterm();
+    assert_eq!(relay.exit_status(SOON).await.code(), Some(0));
+    let _another = ops.start("relay");
+    ops.is_told_once("dead_letters", "10 条失败的事件未处理").await;
 }
 
 #[tokio::test]
