@@ -405,6 +405,26 @@ async fn what_comes_and_goes_is_told_of_once_a_window_and_its_end_only_where_its
 }
 
 #[tokio::test]
+async fn of_many_that_look_at_the_same_moment_one_has_the_right() {
+    let world = World::new().await;
+    let database = library_database(&world.database);
+    let config = Flags::parse_from(["look"]).alerts;
+    let minute = Duration::from_secs(60);
+    let stores: Vec<Store> =
+        (0..12).map(|_| Store::new(database.pool(1, Durability::Relaxed).unwrap())).collect();
+    for (sql, is_over) in [(DEAD_LETTERS, false), ("select notification_purge_all()", true)] {
+        world.client().batch_execute(sql).await.unwrap();
+        minutes_pass(&world, 2).await;
+        let looks = stores.iter().map(|store| store.check_alerts(&config, minute, minute));
+        let looks = futures_util::future::join_all(looks).await;
+        let rights: Vec<Right> = looks.into_iter().flat_map(Result::unwrap).collect();
+        assert_eq!(rights.len(), 1, "{rights:?}");
+        assert_eq!(rights[0].is_over, is_over);
+        stores[0].alerts_rung(&rights, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_right_that_is_not_used_ends_and_one_that_is_given_back_is_anybodys() {
     let world = World::new().await;
     world.client().batch_execute(DEAD_LETTERS).await.unwrap();

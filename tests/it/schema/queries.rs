@@ -456,6 +456,12 @@ async fn gauges_are_read_without_a_look_at_rows_that_have_ended() {
     client.batch_execute("select notification_robot_pause('default')").await.unwrap();
     assert_eq!(value("robot_paused", Some("default")).await, Some(1.0));
     assert!(value("oldest_xmin_age", None).await.unwrap() >= 0.0);
+    let alerts = "insert into notification_alerts (condition, subject, raised_at, held_at, cleared_at) values
+        ('robot_paused', 'a', now(), now(), null), ('robot_paused', 'b', now(), now(), null),
+        ('robot_paused', 'c', now(), now(), now()), ('oldest_due', '', now(), now(), now())";
+    client.batch_execute(alerts).await.unwrap();
+    assert_eq!(value("alerts_raised", Some("robot_paused")).await, Some(2.0));
+    assert_eq!(value("alerts_raised", Some("oldest_due")).await, Some(0.0), "it is over");
 }
 
 #[tokio::test]
