@@ -33,6 +33,11 @@ const FULL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often rows that rest for robots are looked at while there is other work.
 const UNPARK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Where so many rows were found in one claim, but no full batch of them, more are on their way: after this pause there are
+/// enough of them for a statement to be worth its while, and the database has the time for those who insert.
+const MANY: usize = 4;
+const GATHERING: Duration = Duration::from_millis(5);
+
 /// A stream that stays full this long has no consumer that keeps up: that is for people to know.
 const FULL_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,8 +64,8 @@ pub struct Relay<Q> {
 /// What one pass found.
 #[derive(Debug, PartialEq, Eq)]
 enum Pass {
-    /// Rows were claimed; there may be more.
-    Moved,
+    /// So many rows were claimed; there may be more.
+    Moved(usize),
     /// No row is due.
     Nothing,
     /// Rows may be due, but their lane has no room for hints.
@@ -178,11 +183,12 @@ impl<Q: Queue> Relay<Q> {
     /// One pass, and what comes after it.
     async fn round(&mut self) -> anyhow::Result<Next> {
         match self.pass().await? {
-            Pass::Moved => {
+            Pass::Moved(rows) => {
                 self.health.moved(PART);
                 self.full_since = None;
                 self.waker.stand_up().await;
-                Ok(Next::AtOnce)
+                let is_gathering = (MANY..self.batch_size).contains(&rows) && self.ahead.is_empty();
+                Ok(if is_gathering { Next::After(GATHERING) } else { Next::AtOnce })
             }
             Pass::Full => {
                 self.waker.stand_up().await;
@@ -230,7 +236,8 @@ impl<Q: Queue> Relay<Q> {
         if claimed.is_empty() {
             return Ok(if room.is_lacking() { Pass::Full } else { Pass::Nothing });
         }
-        let is_full = claimed.len() >= self.batch_size;
+        let rows = claimed.len();
+        let is_full = rows >= self.batch_size;
         let (dead, due): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.is_dead);
         let left = room.less(due.iter().map(|row| &row.message));
         let (store, batch_size, lease) = (self.store.clone(), self.batch_size, self.hint_lease);
@@ -255,7 +262,7 @@ impl<Q: Queue> Relay<Q> {
         if self.unparked_at.is_none_or(|at| at.elapsed() >= UNPARK_INTERVAL) {
             self.unpark().await?;
         }
-        Ok(Pass::Moved)
+        Ok(Pass::Moved(rows))
     }
 
     /// What was claimed ahead, or else what is due now.

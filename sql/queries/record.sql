@@ -19,35 +19,31 @@ with outcome as (
         as o (id, replay_count, attempt, kind, error, response, delay, robot, digest_id, keeps_digest, digest_limit,
               digest_key)
     order by id, replay_count, kind = 'delivered' desc, attempt desc
-), counting as (
-    select o.*, e.seq
-    from outcome o
-    join notification_events e on e.id = o.id and e.replay_count = o.replay_count
-    where case o.kind
-              when 'delivered' then e.completed_at is null or e.status = 'cancelled'
-              else e.status = 'delivering' and e.attempt = o.attempt
-          end
 ), locked as (
-    -- Judged once more on the locked row, which may be newer than the one seen above.
     select o.*
     from notification_events e
-    join counting o on o.id = e.id and o.replay_count = e.replay_count
+    join outcome o on o.id = e.id and o.replay_count = e.replay_count
     where case o.kind
               when 'delivered' then e.completed_at is null or e.status = 'cancelled'
               else e.status = 'delivering' and e.attempt = o.attempt
           end
     order by e.seq
     for update of e skip locked
+), held as (
+    -- Those that would count, too, but for a transaction that holds them. Mostly none is left to be looked up.
+    select o.id, o.attempt, o.digest_id
+    from notification_events e
+    join (select * from outcome where id not in (select id from locked)) o
+        on o.id = e.id and o.replay_count = e.replay_count
+    where case o.kind
+              when 'delivered' then e.completed_at is null or e.status = 'cancelled'
+              else e.status = 'delivering' and e.attempt = o.attempt
+          end
 ), whole as (
     select *
     from locked
     where digest_id is null
-       or not exists (
-           select
-           from counting c
-           where c.digest_id = locked.digest_id
-             and c.id not in (select id from locked)
-       )
+       or not exists (select from held where held.digest_id = locked.digest_id)
 ), recorded as (
     update notification_events e
     set status = case kind when 'delivered' then 'delivered' when 'failed' then 'failed' else 'pending' end,
@@ -82,7 +78,9 @@ with outcome as (
     where e.id = whole.id
     returning e.id, whole.attempt, kind
 ), busy as (
-    select id, attempt from counting where id not in (select id from whole)
+    select id, attempt from held
+    union all
+    select id, attempt from locked where id not in (select id from whole)
 ), attempted as (
     -- Whether it counts or not, it was sent. One that is recorded a second time is there already.
     insert into notification_attempts

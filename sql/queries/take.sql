@@ -69,9 +69,9 @@ select case
        null, 0, 0
 from notification_events e
 left join locked on locked.id = e.id
-where e.id = any($1)
+-- Mostly none: what was taken is not looked up once more.
+where e.id = any(array(select id from unnest($1) as given (id) where id not in (select id from taken)))
   and e.completed_at is null
   and e.failed_at is null
   and e.scheduled_at <= now()
   and e.hinted_until is distinct from 'infinity'
-  and (locked.id is null or locked.verdict = 'alone')

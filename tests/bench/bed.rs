@@ -135,6 +135,7 @@ impl Bed {
             match floor {
                 Floor::Relay => "relay",
                 Floor::Consumer => "consumer",
+                Floor::OwnStatements => "own-statements",
             },
         );
         Postbell::spawn(program.to_str().unwrap(), &["--floor", name], &self.env(database))

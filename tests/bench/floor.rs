@@ -12,7 +12,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd, pipe};
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
 use crate::harness::servers::{connect_listening, connect_redis};
@@ -64,6 +65,10 @@ const RECORD: &str = "
     insert into notification_attempts (event_id, replay_count, attempt, robot, started_at, duration_ms, class, tries, worker)
     select id, 0, attempt, 'default', now(), 1, 'success', 1, 'floor' from recorded";
 
+/// What postbell itself takes and records by: with these the rest of the loop is what it was.
+const OWN_TAKE: &str = include_str!("../../sql/queries/take.sql");
+const OWN_RECORD: &str = include_str!("../../sql/queries/record.sql");
+
 /// What the benchmark tells a floor.
 struct Told {
     database_url: String,
@@ -93,7 +98,8 @@ pub(crate) fn run(floor: Floor) -> ExitCode {
     runtime.block_on(async {
         match floor {
             Floor::Relay => relay(told).await,
-            Floor::Consumer => consumer(told).await,
+            Floor::Consumer => consumer(told, Statements::Plain).await,
+            Floor::OwnStatements => consumer(told, Statements::Own).await,
         }
     });
     ExitCode::SUCCESS
@@ -122,9 +128,18 @@ async fn relay(told: Told) {
     }
 }
 
-async fn consumer(told: Told) {
+async fn consumer(told: Told, statements: Statements) {
     let (client, _heard) = connect_listening(&told.database_url).await;
-    let statements = (client.prepare(TAKE).await.unwrap(), client.prepare(RECORD).await.unwrap());
+    let (take, record) = match statements {
+        Statements::Plain => (TAKE, RECORD),
+        Statements::Own => (OWN_TAKE, OWN_RECORD),
+    };
+    let rows = Rows {
+        take: client.prepare(take).await.unwrap(),
+        record: client.prepare(record).await.unwrap(),
+        statements,
+        client,
+    };
     let mut queue = connect_redis(&told.redis_url).await;
     let _: Result<Value, _> = cmd("XGROUP")
         .arg("CREATE")
@@ -142,7 +157,7 @@ async fn consumer(told: Told) {
         if ids.is_empty() {
             continue;
         }
-        batch(&client, &statements, &posting, &ids).await;
+        batch(&rows, &posting, &ids).await;
         let mut done = pipe();
         done.cmd("XACK").arg(&told.stream).arg("bench").arg(&entries).ignore();
         done.cmd("XDEL").arg(&told.stream).arg(&entries).ignore();
@@ -150,26 +165,71 @@ async fn consumer(told: Told) {
     }
 }
 
-type Statements = (tokio_postgres::Statement, tokio_postgres::Statement);
+/// By which statements a consumer takes and records.
+enum Statements {
+    /// The plainest that do.
+    Plain,
+    /// postbell's.
+    Own,
+}
+
+struct Rows {
+    client: Client,
+    statements: Statements,
+    take: Statement,
+    record: Statement,
+}
+
+impl Rows {
+    async fn take(&self, ids: &[Uuid]) -> Vec<(Uuid, serde_json::Value)> {
+        match self.statements {
+            Statements::Plain => {
+                let rows = self.client.query(&self.take, &[&ids]).await.unwrap();
+                rows.iter().map(|row| (row.get("id"), row.get("payload"))).collect()
+            }
+            Statements::Own => {
+                let rows = self.client.query(&self.take, &[&ids, &45.0, &false, &3]).await.unwrap();
+                let payload = |row: &Row| serde_json::from_str(row.get("payload")).unwrap();
+                rows.iter().map(|row| (row.get("id"), payload(row))).collect()
+            }
+        }
+    }
+
+    async fn record(&self, ids: &[Uuid], answers: &[String]) {
+        let Statements::Own = self.statements else {
+            self.client.execute(&self.record, &[&ids, &answers]).await.unwrap();
+            return;
+        };
+        fn all<T: Copy>(ids: &[Uuid], value: T) -> Vec<T> {
+            vec![value; ids.len()]
+        }
+        let (zeros, ones, tries, took) = (all(ids, 0), all(ids, 1), all(ids, 1_i16), all(ids, 0.001));
+        let (robots, kinds, classes) = (all(ids, "default"), all(ids, "delivered"), all(ids, "success"));
+        let (no_text, no_uuid, no_time) = (all(ids, None::<&str>), all(ids, None::<Uuid>), all(ids, None::<f64>));
+        let (no_number, no_flag, statuses) = (all(ids, None::<i32>), all(ids, false), all(ids, 200_i16));
+        #[rustfmt::skip]
+        let parameters: &[&(dyn ToSql + Sync)] = &[
+            &ids, &zeros, &ones, &kinds, &no_text, &answers, &no_time, &robots, &no_uuid, &no_flag, &no_number, &no_text,
+            &ids, &zeros, &ones, &no_uuid, &no_text, &robots, &took, &ones, &classes, &statuses, &zeros, &no_text, &tries,
+            &"floor",
+        ];
+        self.client.execute(&self.record, parameters).await.unwrap();
+    }
+}
+
 type Posting = Arc<(HttpClient<HttpConnector, Full<Bytes>>, String)>;
 
 /// Takes, sends, records.
-async fn batch(client: &Client, (take, record): &Statements, posting: &Posting, ids: &[Uuid]) {
-    let rows = client.query(take, &[&ids]).await.unwrap();
-    let sends: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            let (id, payload): (Uuid, serde_json::Value) = (row.get(0), row.get(1));
-            tokio::spawn(send(posting.clone(), id, payload))
-        })
-        .collect();
+async fn batch(rows: &Rows, posting: &Posting, ids: &[Uuid]) {
+    let taken = rows.take(ids).await.into_iter();
+    let sends: Vec<_> = taken.map(|(id, payload)| tokio::spawn(send(posting.clone(), id, payload))).collect();
     let (mut done, mut answers) = (Vec::new(), Vec::new());
     for send in sends {
         let (id, answer) = send.await.unwrap();
         done.push(id);
         answers.push(answer);
     }
-    client.execute(record, &[&done, &answers]).await.unwrap();
+    rows.record(&done, &answers).await;
 }
 
 async fn send(posting: Posting, id: Uuid, payload: serde_json::Value) -> (Uuid, String) {

@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 /// Measures postbell and, in the same run, the floors: hand-written loops of the same statements and requests
 #[derive(Parser, Clone, Debug)]
 pub(crate) struct Options {
-    /// Fewer rows and shorter phases, about two minutes
+    /// Fewer rows, shorter phases and one run of each, less than a minute
     #[arg(long, conflicts_with = "long")]
     pub(crate) quick: bool,
 
@@ -27,9 +27,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) peers: Option<PathBuf>,
 
-    /// How often each side is measured, in turn with the other; the medians count
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=99))]
-    pub(crate) runs: u8,
+    /// How often each side is measured, in turn with the other; the medians count [default: 3, with --quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=99))]
+    runs: Option<u8>,
 
     /// Print the report as one JSON object
     #[arg(long)]
@@ -65,6 +65,8 @@ pub(crate) enum Work {
     Idle,
     /// Ten million rows in the table
     Large,
+    /// Old rows removed beside a load
+    Retention,
     /// Ten minutes of load, and then with a transaction open
     Steady,
 }
@@ -76,6 +78,8 @@ pub(crate) enum Floor {
     Relay,
     /// Reads entries, takes rows, posts, records, acknowledges.
     Consumer,
+    /// The same by postbell's own statements.
+    OwnStatements,
 }
 
 impl Options {
@@ -83,9 +87,14 @@ impl Options {
     pub(crate) fn wants(&self, work: Work) -> bool {
         match (self.counts, self.only.as_slice()) {
             (true, _) => work == Work::Counts,
-            (false, []) => self.long || !matches!(work, Work::Large | Work::Steady),
+            (false, []) => self.long || !matches!(work, Work::Large | Work::Retention | Work::Steady),
             (false, only) => only.contains(&work),
         }
+    }
+
+    /// How often each side is measured.
+    pub(crate) fn runs(&self) -> u8 {
+        self.runs.unwrap_or(if self.quick { 1 } else { 3 })
     }
 
     /// The one of three that fits the length of the run.

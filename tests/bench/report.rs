@@ -16,7 +16,7 @@ pub(crate) fn progress(work: Work) {
 pub(crate) fn print(options: &Options, figures: &[Figure]) {
     if options.json {
         let machine = json!({"cores": std::thread::available_parallelism().map_or(0, usize::from)});
-        println!("{:#}", json!({"machine": machine, "runs": options.runs, "figures": figures}));
+        println!("{:#}", json!({"machine": machine, "runs": options.runs(), "figures": figures}));
     } else {
         println!("{}", table(figures));
         let missed: Vec<&Figure> = figures.iter().filter(|figure| figure.missed_by().is_some()).collect();

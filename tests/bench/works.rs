@@ -7,10 +7,13 @@ mod large;
 mod latency;
 mod path;
 mod peers;
+mod retention;
 mod steady;
 mod tax;
 
 use std::process::ExitCode;
+
+use clap::ValueEnum as _;
 
 use crate::bed::Bed;
 use crate::figure::Figure;
@@ -30,9 +33,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 async fn measure(options: &Options) -> Vec<Figure> {
     let bed = Bed::new().await;
     let mut figures = Vec::new();
-    let works =
-        [Work::Counts, Work::Drain, Work::Latency, Work::Path, Work::Tax, Work::Idle, Work::Large, Work::Steady];
-    for work in works.into_iter().filter(|work| options.wants(*work)) {
+    for work in Work::value_variants().iter().copied().filter(|work| options.wants(*work)) {
         report::progress(work);
         figures.extend(match work {
             Work::Counts => counts::measure(&bed).await,
@@ -42,6 +43,7 @@ async fn measure(options: &Options) -> Vec<Figure> {
             Work::Tax => tax::measure(&bed, options).await,
             Work::Idle => idle::measure(&bed, options).await,
             Work::Large => large::measure(&bed, options).await,
+            Work::Retention => retention::measure(&bed, options).await,
             Work::Steady => steady::measure(&bed, options).await,
         });
     }

@@ -28,7 +28,7 @@ pub(crate) struct Drained {
 pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
     let rows = options.sized(20_000, 200_000, 200_000);
     let (mut one, mut two, mut floor) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..options.runs {
+    for _ in 0..options.runs() {
         one.push(by_postbell(bed, 1, rows).await);
         floor.push(by_hand(bed, rows).await);
         two.push(by_postbell(bed, 2, rows).await);

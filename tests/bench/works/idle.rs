@@ -10,7 +10,7 @@ use crate::usage;
 const WORK: &str = "idle";
 
 pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
-    let seconds = options.sized(15, 60, 180);
+    let seconds = options.sized(10, 60, 180);
     let database = bed.with_rows(1).await;
     let client = database.client().await;
     let parts = [bed.postbell("relay", &database), bed.postbell("consume", &database)];

@@ -27,11 +27,11 @@ pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
     client.batch_execute("set synchronous_commit = off").await.unwrap();
     client.execute(FINISHED, &[&finished]).await.unwrap();
     client.execute(SCHEDULED, &[&scheduled]).await.unwrap();
-    client.batch_execute("vacuum (freeze, analyze) notification_events; checkpoint").await.unwrap();
+    client.batch_execute("vacuum (freeze, analyze) notification_events").await.unwrap();
     let empty = bed.with_rows(0).await;
     let other = empty.client().await;
     let (mut ours, mut bases) = (Vec::new(), Vec::new());
-    for _ in 0..options.runs {
+    for _ in 0..options.runs() {
         for (client, database, rates) in [(&client, &full, &mut ours), (&other, &empty, &mut bases)] {
             redis::cmd("FLUSHALL").exec_async(&mut bed.queue()).await.unwrap();
             client
@@ -44,7 +44,8 @@ pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
             let fill = "insert into notification_events (event_type, payload)
                 select 'bench', bench_payload(n) from generate_series(1, $1::bigint) n";
             client.execute(fill, &[&(due as i64)]).await.unwrap();
-            client.batch_execute("vacuum notification_events; checkpoint").await.unwrap();
+            client.batch_execute("vacuum notification_events").await.unwrap();
+            client.batch_execute("checkpoint").await.unwrap();
             rates.push(drain(bed, database, 1, due).await.rate);
         }
     }

@@ -27,7 +27,7 @@ pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
     let (hints, messages) = options.sized((200, 60), (1000, 200), (3000, 600));
     let mut entry: [Vec<Vec<f64>>; 2] = Default::default();
     let mut message: [Vec<Vec<f64>>; 2] = Default::default();
-    for _ in 0..options.runs {
+    for _ in 0..options.runs() {
         for (side, is_floor) in [false, true].into_iter().enumerate() {
             let database = bed.with_rows(0).await;
             let _relay = if is_floor {

@@ -19,16 +19,18 @@ struct Walked {
 
 pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
     let rows = options.sized(10_000, 50_000, 50_000);
-    let (mut ours, mut floor) = (Vec::new(), Vec::new());
-    for _ in 0..options.runs {
+    let (mut ours, mut floor, mut own) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..options.runs() {
         let database = bed.with_rows(rows).await;
         ours.push(
             walk(bed, &database, &[bed.postbell("relay", &database)], bed.postbell("consume", &database), rows).await,
         );
-        let database = bed.with_rows(rows).await;
-        bed.always_notify(&database).await;
-        let relay = bed.floor(Floor::Relay, &database);
-        floor.push(walk(bed, &database, &[relay], bed.floor(Floor::Consumer, &database), rows).await);
+        for (consumer, walked) in [(Floor::Consumer, &mut floor), (Floor::OwnStatements, &mut own)] {
+            let database = bed.with_rows(rows).await;
+            bed.always_notify(&database).await;
+            let relay = bed.floor(Floor::Relay, &database);
+            walked.push(walk(bed, &database, &[relay], bed.floor(consumer, &database), rows).await);
+        }
     }
     fn column(runs: &[Walked], of: impl Fn(&Walked) -> f64) -> Vec<f64> {
         runs.iter().map(of).collect()
@@ -44,6 +46,13 @@ pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
             &column(&floor, rate),
         )
         .goal(Goal::AtLeast(0.8)),
+        Figure::against(
+            WORK,
+            "the same, against a loop of postbell's own statements",
+            "events/s",
+            &column(&ours, rate),
+            &column(&own, rate),
+        ),
         Figure::against(WORK, "CPU of the consumer", "s/10,000", &column(&ours, cpu), &column(&floor, cpu))
             .goal(Goal::AtMost(2.0)),
         Figure::plain(WORK, "memory of the consumer", most, "MiB").goal(Goal::AtMost(40.0)),

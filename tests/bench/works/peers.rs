@@ -26,7 +26,7 @@ pub(crate) async fn drain(bed: &Bed, options: &Options, folder: &Path, rows: u64
     let mut best = vec![0.0];
     for peer in PEERS {
         let (mut rates, mut cpus) = (Vec::new(), Vec::new());
-        for _ in 0..options.runs {
+        for _ in 0..options.runs() {
             let database = prepared(bed, folder, peer).await;
             wait(command(bed, folder, peer, &database).args(["fill", &rows.to_string()])).await;
             let drained = watch(bed, &mut running(bed, folder, peer, &database), rows).await;

@@ -32,10 +32,10 @@ const TABLES: &str = "
 const NO_TRIGGER: &str = "alter table notification_events disable trigger notification_events_wake_relay";
 
 pub(crate) async fn measure(bed: &Bed, options: &Options) -> Vec<Figure> {
-    let seconds = options.sized(2, 6, 20);
+    let seconds = options.sized(1, 6, 20);
     let mut rates: [Vec<f64>; 5] = Default::default();
     let sides = [(BARE, ""), (BARE, NO_TRIGGER), (BARE, ALWAYS_NOTIFY), (BUSINESS, ""), (BUSINESS, NO_TRIGGER)];
-    for _ in 0..options.runs.max(if options.quick { 3 } else { 5 }) {
+    for _ in 0..options.runs().max(if options.quick { 1 } else { 5 }) {
         for (side, (script, trigger)) in sides.into_iter().enumerate() {
             rates[side].push(write(bed, script, trigger, seconds).await);
         }
