@@ -312,6 +312,17 @@ async fn while_the_database_is_away_the_log_says_that_nobody_is_rung_and_then_so
 }
 
 #[tokio::test]
+async fn a_consumer_that_writes_no_attempts_says_that_failures_are_not_counted() {
+    let ops = Ops::new().await;
+    let env = ops.env.clone().with("NOTIFICATION_ATTEMPTS", "off");
+    let consumer = Postbell::start(&["consume"], &env);
+    consumer.wait_for_line("no alert is rung about the rate of failures", SOON).await;
+    let consumer = Postbell::start(&["consume"], &env.with("NOTIFICATION_ALERT_FAILURE_RATE", "off"));
+    consumer.wait_for_line("consumer started", SOON).await;
+    assert!(!consumer.stderr().join("\n").contains("the rate of failures"));
+}
+
+#[tokio::test]
 async fn a_bad_operations_webhook_is_refused_at_start_and_not_shown() {
     let stage = Stage::new().await;
     let bad = "https://evil.example/?access_token=TOPSECRET";
@@ -410,8 +421,7 @@ async fn of_many_that_look_at_the_same_moment_one_has_the_right() {
     let database = library_database(&world.database);
     let config = Flags::parse_from(["look"]).alerts;
     let minute = Duration::from_secs(60);
-    let stores: Vec<Store> =
-        (0..12).map(|_| Store::new(database.pool(1, Durability::Relaxed).unwrap())).collect();
+    let stores: Vec<Store> = (0..12).map(|_| Store::new(database.pool(1, Durability::Relaxed).unwrap())).collect();
     for (sql, is_over) in [(DEAD_LETTERS, false), ("select notification_purge_all()", true)] {
         world.client().batch_execute(sql).await.unwrap();
         minutes_pass(&world, 2).await;
