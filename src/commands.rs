@@ -32,7 +32,7 @@ use tokio_postgres::error::DbError;
 
 use crate::cli::BadConfiguration;
 use crate::config;
-use crate::db::{self, Database, Durability};
+use crate::db::{self, Database};
 
 /// Runs an asynchronous command on a runtime of its own.
 ///
@@ -45,7 +45,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 /// The one connection of a command; an error says where it was tried.
 async fn connect(config: &config::Database) -> anyhow::Result<Object> {
     let database = Database::new(config)?;
-    let client = db::client(&database.pool(1, Durability::Durable)?).await;
+    let client = db::client(&database.pool(1)?).await;
     client.with_context(|| format!("PostgreSQL at {}", database.place()))
 }
 

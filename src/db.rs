@@ -25,15 +25,6 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest wait for a statement here: the server may not answer at all, though its host acknowledges every packet.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(18);
 
-/// Whether a commit waits for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// It does: what was decided before a send, and its outcome, must survive a crash.
-    Durable,
-    /// It does not: losing the end of the relay's work repeats a hint, which the take skips.
-    Relaxed,
-}
-
 /// A database that can be connected to: the parsed `DATABASE_URL`.
 #[derive(Clone)]
 pub struct Database {
@@ -84,7 +75,7 @@ impl Database {
     }
 
     /// A pool whose every connection has set what postbell relies on.
-    pub fn pool(&self, size: usize, durability: Durability) -> anyhow::Result<Pool> {
+    pub fn pool(&self, size: usize) -> anyhow::Result<Pool> {
         let manager = Manager::from_config(
             self.config.clone(),
             self.tls.connector(),
@@ -95,9 +86,9 @@ impl Database {
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_TIMEOUT))
             .create_timeout(Some(CONNECT_TIMEOUT))
-            .post_create(Hook::async_fn(move |client, _| {
+            .post_create(Hook::async_fn(|client, _| {
                 Box::pin(async move {
-                    let settings = session(durability);
+                    let settings = session();
                     match tokio::time::timeout(CONNECT_TIMEOUT, client.batch_execute(&settings)).await {
                         Ok(set) => set.map_err(HookError::Backend),
                         Err(_) => Err(HookError::message("PostgreSQL does not answer")),
@@ -135,15 +126,13 @@ pub async fn client(pool: &Pool) -> anyhow::Result<Object> {
     })
 }
 
-/// What a session sets, whatever the database's or the role's defaults are.
-pub fn session(durability: Durability) -> String {
-    let synchronous_commit = match durability {
-        Durability::Durable => "on",
-        Durability::Relaxed => "off",
-    };
+/// What a session sets, whatever the database's or the role's defaults are. It is the same in all: what was decided before a
+/// send, and its outcome, must survive a crash, and behind a pooler one process's setting may be another's. The claim alone
+/// does not wait for the disk, and says so itself.
+pub fn session() -> String {
     format!(
         "set search_path = public, pg_temp; \
-         set synchronous_commit = {synchronous_commit}; \
+         set synchronous_commit = on; \
          set default_transaction_isolation = 'read committed'; \
          set default_transaction_read_only = off; \
          set statement_timeout = {statement_ms}; \
@@ -228,9 +217,21 @@ pub fn refuses_for_good(error: &anyhow::Error) -> bool {
     code(error).is_some_and(|code| ["28", "3D", "42"].contains(&&code.code()[..2]))
 }
 
+/// Whether a pooler in transaction mode seems to be between: it sends a statement to a session that has not prepared it, or
+/// has prepared another under its name.
+pub fn is_pooled(error: &anyhow::Error) -> bool {
+    // invalid_sql_statement_name, duplicate_prepared_statement
+    code(error).is_some_and(|code| ["26000", "42P05"].contains(&code.code()))
+}
+
 /// What to do about a failure that newcomers meet.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
     let refusal = of_server(error)?.as_db_error()?;
+    if is_pooled(error) {
+        return Some(
+            "postbell: this looks like a pooler in transaction mode; connect directly, or in session mode".to_owned(),
+        );
+    }
     match refusal.code().code() {
         // undefined function, undefined table
         "42883" | "42P01" => Some("postbell: has postbell migrate been run on this database?".to_owned()),

@@ -99,7 +99,7 @@ impl<Q: Queue> Relay<Q> {
         health.expect(PART, config.poll_interval + Duration::from_secs(60));
     }
 
-    /// A relay; its store's connections may commit asynchronously.
+    /// A relay that works on these rows and this queue; connects to nothing yet.
     pub fn new(
         store: Store,
         database: Database,

@@ -17,7 +17,7 @@ use crate::channel::{Channels, OpsRobot, Proxy};
 use crate::cli::BadConfiguration;
 use crate::config::{self, HttpAddr};
 use crate::consumer::{Consumer, Parts, Stop};
-use crate::db::{self, Database, Durability};
+use crate::db::{self, Database};
 use crate::health::{self, Health};
 use crate::metrics::Metrics;
 use crate::migrations;
@@ -94,8 +94,8 @@ impl Service {
 
         let stop = stop_on_signals()?;
         let mut parts = JoinSet::new();
-        let relay_pool = database.pool(RELAY_CONNECTIONS, Durability::Relaxed)?;
-        let consumer_pool = database.pool(CONSUMER_CONNECTIONS, Durability::Durable)?;
+        let relay_pool = database.pool(RELAY_CONNECTIONS)?;
+        let consumer_pool = database.pool(CONSUMER_CONNECTIONS)?;
         let gauges = Store::new(relay_pool.clone());
         if let Some(listener) = listener {
             let addr = listener.local_addr()?;

@@ -7,7 +7,7 @@ use deadpool_postgres::Pool;
 use super::block_on;
 use crate::cli::NotYet;
 use crate::config;
-use crate::db::{self, Database, Durability};
+use crate::db::{self, Database};
 use crate::migrations::{self, Schema};
 
 /// Arguments of `postbell migrate`.
@@ -29,7 +29,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(async {
         let database = Database::new(&args.database)?;
-        let pool = database.pool(1, Durability::Durable)?;
+        let pool = database.pool(1)?;
         if args.check {
             return check(&pool).await;
         }

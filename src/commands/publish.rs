@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{block_on, explain, outcome};
 use crate::cli::BadConfiguration;
 use crate::config;
-use crate::db::{self, Database, Durability};
+use crate::db::{self, Database};
 
 /// Arguments of `postbell publish`.
 #[derive(clap::Args, Debug)]
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let payload = object("--payload", &read(&args.payload)?)?;
     let options = object("--options", &args.options)?;
     block_on(async {
-        let pool = Database::new(&args.database)?.pool(1, Durability::Durable)?;
+        let pool = Database::new(&args.database)?.pool(1)?;
         let client = db::client(&pool).await?;
         let published = client
             .query_one(

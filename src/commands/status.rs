@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{audit, block_on, cut, list, listing, text};
 use crate::config;
-use crate::db::{self, Database, Durability};
+use crate::db::{self, Database};
 
 /// Arguments of `postbell status`.
 #[derive(clap::Args, Debug)]
@@ -79,7 +79,7 @@ struct Read {
 type History = HashMap<Uuid, Vec<Map<String, Value>>>;
 
 async fn read(args: &Args) -> anyhow::Result<Read> {
-    let pool = Database::new(&args.database)?.pool(1, Durability::Durable)?;
+    let pool = Database::new(&args.database)?.pool(1)?;
     let client = db::client(&pool).await?;
     let counts = client
         .query("select status, count(*) from notification_status group by status order by status", &[])

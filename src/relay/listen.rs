@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{AsyncMessage, Client};
 
-use crate::db::{self, ANSWER_TIMEOUT, Database, Durability};
+use crate::db::{self, ANSWER_TIMEOUT, Database};
 use crate::store::Store;
 
 /// The wake-up lock, as in sql/migrations/V2__wake_up.sql: "postbell".
@@ -76,7 +76,7 @@ impl Listener {
             .boxed()
         });
         let probe = format!("probe {}", uuid::Uuid::new_v4());
-        client.batch_execute(&db::session(Durability::Relaxed)).await?;
+        client.batch_execute(&db::session()).await?;
         // If this host dies, the server must drop the lock soon: until then everybody notifies nobody.
         client
             .batch_execute(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::db::{Database, Durability};
+use crate::db::Database;
 use crate::metrics::{KindLabels, Metrics};
 use crate::store::Store;
 use crate::store::retention::{Kind, Start};
@@ -94,7 +94,7 @@ impl Retention {
     /// Removes all that is too old now. None: another relay is at it.
     pub async fn sweep(&self) -> anyhow::Result<Option<Removed>> {
         // One connection for the sweep alone: the lock ends with it.
-        let store = Store::new(self.database.pool(1, Durability::Relaxed)?);
+        let store = Store::new(self.database.pool(1)?);
         if !store.retain_alone(LOCK).await? {
             return Ok(None);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use postbell::config;
-use postbell::db::{self, Durability};
+use postbell::db;
 use postbell::event::Outcome;
 use postbell::sandbox::{Do, Rule};
 use postbell::store::{Attempt, Key, Recorded, Store};
@@ -147,7 +147,7 @@ async fn where_they_are_switched_off_no_send_is_written() {
 #[tokio::test]
 async fn a_send_is_written_once_however_often_it_is_recorded_and_also_where_its_outcome_does_not_count() {
     let world = World::new().await;
-    let store = Store::new(library_database(&world.database).pool(1, Durability::Durable).unwrap());
+    let store = Store::new(library_database(&world.database).pool(1).unwrap());
     let id = world.publish("plain", json!({})).await;
     let client = world.client();
     let taken =

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{Finding, Report};
 use crate::channel::Target;
 use crate::config::{self, show};
-use crate::db::{self, Database, Durability};
+use crate::db::{self, Database};
 use crate::migrations::{self, Schema};
 use crate::relay;
 use crate::store::Store;
@@ -105,7 +105,7 @@ pub(super) async fn look(
     relay: &config::Relay,
 ) -> anyhow::Result<Option<Vec<Target>>> {
     let database = Database::new(config)?;
-    let pool = database.pool(2, Durability::Durable)?;
+    let pool = database.pool(2)?;
     let place = database.place();
     let client = match db::client(&pool).await {
         Ok(client) => client,
@@ -119,7 +119,7 @@ pub(super) async fn look(
     let facts = match facts(&client).await {
         Ok(facts) => facts,
         Err(error) => {
-            report.add([not_read(&error)])?;
+            report.add([not_read(SERVER, &error)])?;
             return Ok(None);
         }
     };
@@ -167,14 +167,14 @@ fn unreachable(place: &str, error: &anyhow::Error) -> Finding {
     Finding::fail(SERVER, format!("at {place} cannot be used: {said}"), remedy)
 }
 
-fn not_read(error: &anyhow::Error) -> Finding {
-    let said = format!("{error:#}");
-    let remedy = if said.contains("prepared statement") {
+/// A question that the server did not answer.
+fn not_read(what: &'static str, error: &anyhow::Error) -> Finding {
+    let remedy = if db::is_pooled(error) {
         "connect directly, or through a pooler in session mode: this looks like one in transaction mode"
     } else {
         "see the server's log"
     };
-    Finding::fail(SERVER, said, remedy)
+    Finding::fail(what, format!("cannot be read: {error:#}"), remedy)
 }
 
 fn server(facts: &Facts, place: &str) -> Vec<Finding> {
@@ -289,7 +289,7 @@ fn transactions(facts: &Facts) -> Vec<Finding> {
 fn schema(schema: anyhow::Result<Schema>, has_history: bool) -> Finding {
     let migrate = "postbell migrate, as the owner of the database";
     match schema {
-        Err(error) => Finding::fail(SCHEMA, format!("cannot be read: {error:#}"), "see the server's log"),
+        Err(error) => not_read(SCHEMA, &error),
         Ok(_) if !has_history => {
             Finding::fail(SCHEMA, "is missing", format!("{migrate}; or DATABASE_URL names another database"))
         }
@@ -381,7 +381,7 @@ fn dead_rows(rows: &Rows, autovacuum: &str) -> Finding {
 async fn backlog(store: &Store, facts: &Facts) -> Finding {
     let backlog = match store.backlog(MOST_DUE).await {
         Ok(backlog) => backlog,
-        Err(error) => return Finding::fail(BACKLOG, format!("{error:#}"), "see the server's log"),
+        Err(error) => return not_read(BACKLOG, &error),
     };
     let relays = match facts.relays {
         0 => "no relay listens".to_owned(),
@@ -408,7 +408,7 @@ async fn closed(store: &Store) -> Vec<Finding> {
     const WHAT: &str = "robots";
     let remedy = "postbell robots says more; correct what it names, then postbell robots resume NAME";
     match store.closed_robots().await {
-        Err(error) => vec![Finding::fail(WHAT, format!("{error:#}"), "see the server's log")],
+        Err(error) => vec![not_read(WHAT, &error)],
         Ok(lines) => {
             let judge = |line: String| {
                 let is_broken = line.contains(" is paused by postbell");

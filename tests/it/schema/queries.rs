@@ -167,6 +167,20 @@ async fn a_claim_tells_how_far_it_looked_and_the_next_may_look_behind_that() {
 }
 
 #[tokio::test]
+async fn a_claim_does_not_wait_for_the_disk_and_what_follows_it_does() {
+    let (_database, mut client) = database().await;
+    client.batch_execute("set synchronous_commit = on; select notification_publish('a', '{}')").await.unwrap();
+    let waits = "show synchronous_commit";
+    let transaction = client.transaction().await.unwrap();
+    let claim = statement("claim");
+    let rows = transaction.query(&claim, &[&9_i64, &9_i64, &9_i64, &60.0, &NO_TIME, &NO_SEQ]).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(transaction.query_one(waits, &[]).await.unwrap().get::<_, &str>(0), "off");
+    transaction.commit().await.unwrap();
+    assert_eq!(client.query_one(waits, &[]).await.unwrap().get::<_, &str>(0), "on");
+}
+
+#[tokio::test]
 async fn a_claim_hints_urgent_rows_before_older_ones_within_its_limits() {
     let (database, client) = database().await;
     client
