@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use postbell::config;
-use postbell::db::Durability;
 use postbell::sandbox::{Do, Message, Rule, Sandbox, Settings};
 use postbell::store::Store;
 use postbell::store::alerts::Right;
@@ -348,7 +347,7 @@ async fn look(world: &World, flags: &[&str]) -> Vec<Right> {
 }
 
 fn store(world: &World) -> Store {
-    Store::new(library_database(&world.database).pool(1, Durability::Relaxed).unwrap())
+    Store::new(library_database(&world.database).pool(1).unwrap())
 }
 
 /// One look, of which people are told.
@@ -421,7 +420,7 @@ async fn of_many_that_look_at_the_same_moment_one_has_the_right() {
     let database = library_database(&world.database);
     let config = Flags::parse_from(["look"]).alerts;
     let minute = Duration::from_secs(60);
-    let stores: Vec<Store> = (0..12).map(|_| Store::new(database.pool(1, Durability::Relaxed).unwrap())).collect();
+    let stores: Vec<Store> = (0..12).map(|_| Store::new(database.pool(1).unwrap())).collect();
     for (sql, is_over) in [(DEAD_LETTERS, false), ("select notification_purge_all()", true)] {
         world.client().batch_execute(sql).await.unwrap();
         minutes_pass(&world, 2).await;
