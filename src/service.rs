@@ -65,6 +65,7 @@ impl Service {
         let send_lease = self.sending.as_ref().map_or(Duration::ZERO, |sending| sending.consumer.send_lease);
         let queue = Arc::new(RedisQueue::new(&sidecar.queue, send_lease)?);
         // Everything that can be refused is looked at before the first connection is made.
+        let ops = OpsRobot::new(&sidecar.alerts, &self.requests, Proxy::from_env())?;
         let sending = match &self.sending {
             Some(config::Sending { consumer, channel, templates }) => {
                 if channel.webhook().is_none() {
@@ -76,7 +77,6 @@ impl Service {
             }
             None => None,
         };
-        let ops = OpsRobot::new(&sidecar.alerts, &self.requests, Proxy::from_env())?;
         health.expect(DATABASE, Duration::MAX);
         if let Some(config) = &self.relay {
             Relay::<RedisQueue>::expect(&health, config);
