@@ -79,6 +79,13 @@ pub struct RobotLabels {
     pub robot: String,
 }
 
+/// What postbell rings the operations robot about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConditionLabels {
+    /// `dead_letters`, `failure_rate`, `robot_paused` or `oldest_due`.
+    pub condition: String,
+}
+
 /// A stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StreamLabels {
@@ -162,6 +169,8 @@ pub struct Metrics {
     pub robot_paused: Family<RobotLabels, Gauge>,
     /// Events that wait for each robot or pool.
     pub robot_waiting: Family<RobotLabels, Gauge>,
+    /// Alerts that go on.
+    pub alerts_raised: Family<ConditionLabels, Gauge>,
     /// Connections to the database.
     pub pool_connections: Family<PoolLabels, Gauge>,
     /// Who waits for a connection.
@@ -216,6 +225,7 @@ impl Default for Metrics {
             robot_cool_down: Family::default(),
             robot_paused: Family::default(),
             robot_waiting: Family::default(),
+            alerts_raised: Family::default(),
             pool_connections: Family::default(),
             pool_waiting: Family::default(),
             listening: Family::default(),
@@ -287,6 +297,7 @@ impl Default for Metrics {
         );
         registry.register("robot_paused", "1 while it is paused, else 0", m.robot_paused.clone());
         registry.register("robot_waiting_events", "Events that wait for it", m.robot_waiting.clone());
+        registry.register("alerts_raised", "Alerts that go on", m.alerts_raised.clone());
         registry.register("pool_connections", "Connections to the database", m.pool_connections.clone());
         registry.register("pool_waiting", "Tasks that wait for a connection", m.pool_waiting.clone());
         registry.register("listening", "1 while the relay hears notifications, else 0", m.listening.clone());
@@ -356,6 +367,10 @@ impl Metrics {
                 "robot_budget_left" => drop(self.robot_budget_left.get_or_create(&labels).set(whole)),
                 "robot_cool_down" => drop(self.robot_cool_down.get_or_create(&labels).set(*value)),
                 "robot_paused" => drop(self.robot_paused.get_or_create(&labels).set(whole)),
+                "alerts_raised" => {
+                    let labels = ConditionLabels { condition: labels.robot };
+                    self.alerts_raised.get_or_create(&labels).set(whole);
+                }
                 "robot_waiting" => drop(self.robot_waiting.get_or_create(&labels).set(whole)),
                 _ => {}
             }

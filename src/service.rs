@@ -11,8 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::alert::Alerts;
 use crate::backoff::Backoff;
-use crate::channel::{Channels, Proxy};
+use crate::channel::{Channels, OpsRobot, Proxy};
 use crate::cli::BadConfiguration;
 use crate::config::{self, HttpAddr};
 use crate::consumer::{Consumer, Parts, Stop};
@@ -50,6 +51,8 @@ pub struct Service {
     pub relay: Option<config::Relay>,
     /// The consumer, if it is to run here.
     pub sending: Option<config::Sending>,
+    /// How requests to robots are made.
+    pub requests: config::Requests,
 }
 
 impl Service {
@@ -63,6 +66,7 @@ impl Service {
         let send_lease = self.sending.as_ref().map_or(Duration::ZERO, |sending| sending.consumer.send_lease);
         let queue = Arc::new(RedisQueue::new(&sidecar.queue, send_lease)?);
         // Everything that can be refused is looked at before the first connection is made.
+        let ops = OpsRobot::new(&sidecar.alerts, &self.requests, Proxy::from_env())?;
         let sending = match &self.sending {
             Some(config::Sending { consumer, channel, templates }) => {
                 if channel.webhook().is_none() {
@@ -107,6 +111,10 @@ impl Service {
         }
         if !wait_for_schema(&relay_pool, &database, &health, &stop).await? {
             return Ok(());
+        }
+        if let Some(ops) = ops {
+            let alerts = self.alerts(ops, Store::new(relay_pool.clone()), &database);
+            parts.spawn(named("watch for alerts", alerts.run(stop.clone())));
         }
         if let Some(config) = &self.relay {
             let store = Store::new(relay_pool);
@@ -154,6 +162,20 @@ impl Service {
         queue.leave().await;
         tracing::info!("stopped");
         result
+    }
+
+    /// What rings the operations robot.
+    fn alerts(&self, robot: OpsRobot, store: Store, database: &Database) -> Alerts {
+        let config = self.sidecar.alerts.clone();
+        let no_attempts = |sending: &config::Sending| sending.consumer.attempts == config::Switch::Off;
+        if config.alert_failure_rate.0.is_some() && self.sending.as_ref().is_some_and(no_attempts) {
+            tracing::warn!("NOTIFICATION_ATTEMPTS is off: no alert is rung about the rate of failures");
+        }
+        tracing::info!(
+            every = config::show(config.alert_interval),
+            "the operations robot is rung when something is wrong"
+        );
+        Alerts::new(store, robot, config, database.place(), self.requests.send_timeout)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The rows: every statement of the protocol, each a file in `sql/queries`. Those about robots are in [`robots`], those about
-//! messages of several events in [`digest`], those that remove what is old in [`retention`].
+//! messages of several events in [`digest`], those that remove what is old in [`retention`], those about what is rung in [`alerts`].
 
+pub mod alerts;
 pub mod digest;
 pub mod retention;
 pub mod robots;

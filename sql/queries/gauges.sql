@@ -111,3 +111,9 @@ select 'robot_waiting', name, coalesce(max(waiting.events), 0)::double precision
 from (select name from target union select name from robot) known
 full join waiting using (name)
 group by name
+union all
+-- The column of robots holds the condition.
+select 'alerts_raised', known.condition, count(a.condition)::double precision
+from unnest('{dead_letters, failure_rate, robot_paused, oldest_due}'::text[]) known (condition)
+left join notification_alerts a on a.condition = known.condition and a.cleared_at is null
+group by known.condition

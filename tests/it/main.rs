@@ -5,6 +5,8 @@
 mod harness;
 
 #[cfg(test)]
+mod alerts;
+#[cfg(test)]
 mod attempts;
 #[cfg(test)]
 mod cli;
