@@ -99,3 +99,25 @@ fn every_alert_says_what_is_wrong_and_what_to_do_about_metrics_that_the_readme_n
         assert_documented(&alert, &expr);
     }
 }
+
+#[test]
+fn the_rules_have_the_thresholds_that_the_service_has_unless_it_is_told_otherwise() {
+    let example = read("../.env.example");
+    let default = |name: &str| {
+        let line = example.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("{name} is not in .env.example"))
+    };
+    let minutes = |text: &str| text.strip_suffix('m').unwrap().parse::<u32>().unwrap();
+    let (percent, window) = default("NOTIFICATION_ALERT_FAILURE_RATE").split_once("%/").unwrap();
+    let least = default("NOTIFICATION_ALERT_LEAST_SENDS");
+    let share = percent.parse::<f64>().unwrap() / 100.0;
+    for (alert, parts) in [
+        ("PostbellDeadLetters", vec![format!(">= {} ", default("NOTIFICATION_ALERT_DEAD_LETTERS"))]),
+        ("PostbellOldestDue", vec![format!("> {} ", 60 * minutes(default("NOTIFICATION_ALERT_OLDEST_DUE")))]),
+        ("PostbellFailureRate", vec![format!("[{window}]"), format!(">= {share} "), format!(">= {least} ")]),
+    ] {
+        let expr = alerts().into_iter().find(|rule| rule.alert == alert).unwrap().expr;
+        let words = expr.split_whitespace().map(|word| format!("{word} ")).collect::<String>();
+        assert!(parts.iter().all(|part| words.contains(part)), "{alert}: {words} has not {parts:?}");
+    }
+}
