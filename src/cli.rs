@@ -10,8 +10,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    audit, cancel, consume, dead_letter, doctor, list, migrate, publish, relay, replay, reschedule, robots, run,
-    sandbox, stats, status, template,
+    audit, cancel, consume, dead_letter, doctor, health, list, migrate, publish, relay, replay, reschedule, robots,
+    run, sandbox, stats, status, template,
 };
 use crate::config;
 
@@ -68,6 +68,8 @@ enum Command {
     Stats(stats::Args),
     /// Look at everything postbell depends on, and say what is wrong and how to mend it
     Doctor(Box<doctor::Args>),
+    /// Ask the postbell that runs here whether it is ready, for HEALTHCHECK and exec probes
+    Health(health::Args),
     /// Show robots, add and remove them, pause, resume and test them
     Robots(robots::Args),
     /// A strict stand-in for the DingTalk robot, with a page that shows the group
@@ -110,6 +112,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Audit(args) => audit::run(args),
         Command::Stats(args) => stats::run(args),
         Command::Doctor(args) => doctor::run(*args),
+        Command::Health(args) => health::run(args),
         Command::Robots(args) => robots::run(args),
         Command::Sandbox(args) => sandbox::run(args),
         Command::Template(command) => template::run(command),

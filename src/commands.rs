@@ -7,6 +7,7 @@ pub mod consume;
 pub mod dead_letter;
 pub mod doctor;
 mod filter;
+pub mod health;
 pub mod list;
 mod listing;
 pub mod migrate;

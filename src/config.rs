@@ -46,7 +46,8 @@
 //! | `NOTIFICATION_LOG` | `info` | log filter |
 //! | `NOTIFICATION_LOG_FORMAT` | `text` | `text` or `json` |
 //!
-//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured for requests to robots.
+//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured for requests to robots. With the feature `otel` the OpenTelemetry SDK
+//! reads its own variables, `OTEL_…`, where [`traced_as`] says that there is a collector.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -420,6 +421,16 @@ pub fn referenced(reference: &str) -> Result<SecretString, String> {
     }
 }
 
+/// The name under which spans are sent to a collector; none: the environment names no collector.
+#[cfg(feature = "otel")]
+pub fn traced_as() -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+    let read = |variable: &str| std::env::var(variable).ok().filter(|value| !value.trim().is_empty());
+    let is_off = read("OTEL_SDK_DISABLED").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+    read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| read("OTEL_EXPORTER_OTLP_ENDPOINT")).filter(|_| !is_off)?;
+    Some(read("OTEL_SERVICE_NAME").unwrap_or_else(|| "postbell".to_owned()))
+}
+
 /// Where the templates are.
 #[derive(Args, Clone, Debug)]
 pub struct Templates {
@@ -428,12 +439,20 @@ pub struct Templates {
     pub templates_dir: PathBuf,
 }
 
-/// What a long-running process needs beside its work.
+/// Where a long-running process tells how it gets on.
 #[derive(Args, Clone, Debug)]
-pub struct Service {
+pub struct Http {
     /// Address for /livez, /readyz and /metrics; port 0 picks a free one, off for none
     #[arg(long, env = "NOTIFICATION_HTTP_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9464", value_parser = parse_addr)]
     pub http_addr: HttpAddr,
+}
+
+/// What a long-running process needs beside its work.
+#[derive(Args, Clone, Debug)]
+pub struct Service {
+    /// Health and metrics.
+    #[command(flatten)]
+    pub http: Http,
 
     /// Time to finish what is in hand after SIGTERM; what is left is given back
     #[arg(long, env = "NOTIFICATION_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s", value_parser = Span { min_ms: 0, max_ms: 3_600_000 })]

@@ -35,6 +35,7 @@ use crate::queue::{Hint, Queue, Receipt};
 use crate::store::robots::Granted;
 use crate::store::{Store, Taken, Takes};
 use crate::template::Templates;
+use crate::traces::Traces;
 use dispatch::{Dispatch, Ready};
 use held::Held;
 use letter::{Done, Letter, Member};
@@ -64,6 +65,7 @@ pub struct Consumer<Q> {
     worker: Option<String>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    traces: Traces,
 }
 
 /// How the consumer is told to stop.
@@ -95,6 +97,8 @@ pub struct Parts<'a> {
     pub health: Arc<Health>,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
+    /// Whom it tells of its sends.
+    pub traces: Traces,
 }
 
 /// What is in this process's hand, and what it has put aside.
@@ -125,8 +129,18 @@ impl<Q: Queue> Consumer<Q> {
 
     /// A consumer; its store's connections must commit durably.
     pub fn new(store: Store, queue: Arc<Q>, parts: Parts<'_>) -> Self {
-        let Parts { config, hints, worker, queue: queue_config, templates, channels, urgent_reserve, health, metrics } =
-            parts;
+        let Parts {
+            config,
+            hints,
+            worker,
+            queue: queue_config,
+            templates,
+            channels,
+            urgent_reserve,
+            health,
+            metrics,
+            traces,
+        } = parts;
         let policy = RetryPolicy::new(config.max_retry, config.retry_backoff.clone());
         let channels = Arc::new(channels);
         let watch = Arc::new(Watch::new(store.clone(), channels.clone(), urgent_reserve, health.clone()));
@@ -153,6 +167,7 @@ impl<Q: Queue> Consumer<Q> {
             worker: (config.attempts == Switch::On).then(|| worker.to_owned()),
             health,
             metrics,
+            traces,
         }
     }
 
@@ -166,6 +181,7 @@ impl<Q: Queue> Consumer<Q> {
             acks.clone(),
             self.health.clone(),
             self.metrics.clone(),
+            self.traces.clone(),
         );
         let recording = tokio::spawn(recorder.run(outcomes));
         let acknowledging = tokio::spawn(acknowledge(self.queue.clone(), receipts));
@@ -361,8 +377,9 @@ impl<Q: Queue> Consumer<Q> {
                 tracing::error!(event_id = %id, template_id, trace_id, error, "failed");
                 self.metrics.recorded(&channel, self.sender.known(&template_id), "failed");
             }
-            Taken::Arrived { id, channel, template_id } => {
-                tracing::info!(event_id = %id, template_id, "delivered, as another event of the same message knows");
+            Taken::Arrived { id, channel, template_id, trace_id } => {
+                let trace_id = trace_id.as_deref().unwrap_or_default();
+                tracing::info!(event_id = %id, template_id, trace_id, "delivered, as another event of the same message knows");
                 self.metrics.recorded(&channel, self.sender.known(&template_id), "delivered");
             }
             Taken::Alone(id) => {

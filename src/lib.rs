@@ -60,3 +60,4 @@ pub mod sandbox;
 pub mod service;
 pub mod store;
 pub mod template;
+pub mod traces;

@@ -21,6 +21,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::queue::{Message, Queue, Room, Topic};
 use crate::store::{Claimed, Claims, Store};
+use crate::traces::{Step, Traces};
 use scan::{Reach, Scan};
 use wake::Waker;
 
@@ -50,6 +51,7 @@ pub struct Relay<Q> {
     waker: Waker,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     /// How many hints fit into the queue; none until it was asked, and after it failed.
     room: Option<Room>,
     /// When the queue was noticed to have lost hints whose leases have not been given back yet.
@@ -117,6 +119,7 @@ impl<Q: Queue> Relay<Q> {
             batch_size: usize::try_from(config.batch_size).unwrap_or(usize::MAX),
             health,
             metrics,
+            traces: Traces::default(),
             room: None,
             hints_lost: None,
             full_since: None,
@@ -124,6 +127,12 @@ impl<Q: Queue> Relay<Q> {
             ahead: Vec::new(),
             scan: Scan::default(),
         }
+    }
+
+    /// The same, which tells a collector of its hints.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Runs until told to stop, and then ends after the pass it is in.
@@ -308,6 +317,7 @@ impl<Q: Queue> Relay<Q> {
             return Ok(());
         }
         let messages: Vec<Message> = rows.into_iter().map(|row| row.message).collect();
+        let began = std::time::Instant::now();
         let published = self.publish(Topic::Hints, &messages).await;
         let (refused, why) = match &published {
             Ok((refused, _)) => {
@@ -320,6 +330,10 @@ impl<Q: Queue> Relay<Q> {
             }
         };
         self.metrics.hints.inc_by((messages.len() - refused.len()) as u64);
+        if let Ok((refused, _)) = &published {
+            let accepted = messages.iter().zip(refused).filter(|(_, refusal)| refusal.is_none());
+            accepted.for_each(|(message, _)| self.traces.tell(|| hinted(message, began)));
+        }
         if let Some(why) = why {
             self.room = None;
             self.store.give_back(&refused).await?;
@@ -371,5 +385,19 @@ impl<Q: Queue> Relay<Q> {
                 Err(error.into())
             }
         }
+    }
+}
+
+fn hinted(message: &Message, began: std::time::Instant) -> Step<'_> {
+    Step {
+        name: "hint",
+        event_id: message.event_id,
+        event_type: &message.event_type,
+        template_id: &message.template_id,
+        trace_id: message.trace_id.as_deref(),
+        attempt: message.attempt,
+        began: Some(began),
+        took: began.elapsed(),
+        sent: None,
     }
 }

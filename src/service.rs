@@ -26,6 +26,7 @@ use crate::relay::Relay;
 use crate::relay::retention::Retention;
 use crate::store::Store;
 use crate::template::Templates;
+use crate::traces::Traces;
 
 /// The name in health of what must be there before the parts start.
 const DATABASE: &str = "database";
@@ -78,6 +79,7 @@ impl Service {
             }
             None => None,
         };
+        let traces = Traces::start()?;
         health.expect(DATABASE, Duration::MAX);
         if let Some(config) = &self.relay {
             Relay::<RedisQueue>::expect(&health, config);
@@ -86,7 +88,7 @@ impl Service {
         if let Some(sending) = &self.sending {
             Consumer::<RedisQueue>::expect(&health, &sending.consumer, &sidecar.queue);
         }
-        let listener = match sidecar.service.http_addr {
+        let listener = match sidecar.service.http.http_addr {
             HttpAddr::Off => None,
             HttpAddr::At(addr) => Some(TcpListener::bind(addr).await.with_context(|| {
                 format!("NOTIFICATION_HTTP_ADDR (--http-addr): cannot listen on {addr}; choose another, port 0 for a free one, or off")
@@ -126,7 +128,8 @@ impl Service {
                 &sidecar.hints,
                 health.clone(),
                 metrics.clone(),
-            );
+            )
+            .traced(traces.clone());
             tracing::info!(stream = sidecar.queue.queue_stream, "relay started");
             let retention = Retention::new(database.clone(), config.retention, metrics.clone());
             parts.spawn(named("relay", relay.run(stop.clone())));
@@ -147,6 +150,7 @@ impl Service {
                 urgent_reserve,
                 health,
                 metrics,
+                traces: traces.clone(),
             };
             let consumer = Consumer::new(store, queue.clone(), parts_of_it);
             tracing::info!(
@@ -160,6 +164,7 @@ impl Service {
         }
         let result = join(parts, &stop).await;
         queue.leave().await;
+        traces.flush().await;
         tracing::info!("stopped");
         result
     }

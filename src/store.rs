@@ -111,6 +111,8 @@ pub enum Taken {
         channel: String,
         /// Its template.
         template_id: String,
+        /// The caller's.
+        trace_id: Option<String>,
     },
     /// It is part of a message whose outcome is unknown: to be taken with the others in it.
     Digest {
@@ -520,7 +522,12 @@ fn taken(row: &Row) -> Taken {
             trace_id: row.get("trace_id"),
             error: row.get::<_, Option<String>>("last_error").unwrap_or_default(),
         },
-        "delivered" => Taken::Arrived { id, channel: row.get("channel"), template_id: template_id(row) },
+        "delivered" => Taken::Arrived {
+            id,
+            channel: row.get("channel"),
+            template_id: template_id(row),
+            trace_id: row.get("trace_id"),
+        },
         "alone" => Taken::Alone(id),
         "held" => Taken::Held(id),
         "digest" => Taken::Digest { id, digest_id: row.get("digest_id") },

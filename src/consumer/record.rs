@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::queue::Receipt;
 use crate::store::robots::{Change, Settled};
 use crate::store::{Counts, Recorded, Store};
+use crate::traces::{self, Step, Traces};
 
 /// The recorder's name in health.
 pub(super) const RECORDER: &str = "recorder";
@@ -42,6 +43,7 @@ pub(super) struct Recorder {
     acks: UnboundedSender<Vec<Receipt>>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     aside: Vec<Done>,
     unsettled: Vec<Settled>,
     aside_since: Instant,
@@ -55,6 +57,7 @@ impl Recorder {
         acks: UnboundedSender<Vec<Receipt>>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
+        traces: Traces,
     ) -> Self {
         health.expect(RECORDER, Duration::MAX);
         health.moved(RECORDER);
@@ -65,6 +68,7 @@ impl Recorder {
             acks,
             health,
             metrics,
+            traces,
             aside: Vec::new(),
             unsettled: Vec::new(),
             aside_since: Instant::now(),
@@ -156,7 +160,8 @@ impl Recorder {
             Err(error) => {
                 for member in batch.iter().flat_map(|done| &done.members) {
                     let error = format!("{error:#}");
-                    tracing::error!(event_id = %member.key.id, error, "the outcome is refused; its send lease will run out");
+                    let (template_id, trace_id) = (&member.template_id, member.trace_id.as_deref().unwrap_or_default());
+                    tracing::error!(event_id = %member.key.id, template_id, trace_id, error, "the outcome is refused; its send lease will run out");
                     self.metrics.in_hand.dec();
                 }
             }
@@ -237,6 +242,10 @@ impl Recorder {
             }
             self.metrics.in_hand.dec();
             log(&member, &done.sent, is_counted);
+            // An event that is only put back has not come a step further.
+            if done.sent.attempt.is_some() || !matches!(done.sent.outcome, Outcome::Wait { .. }) {
+                self.traces.tell(|| step(&member, &done.sent));
+            }
             // Whoever takes the acknowledgements outlives the recorder, but for a panic.
             let _ = self.acks.send(member.receipts);
         }
@@ -253,6 +262,27 @@ fn announce(change: &Change) {
         "cooling" => tracing::warn!(robot, reason, "robot cooling down: its events wait, and use no retries"),
         "resumed" => tracing::info!(robot, reason, "robot resumed: it works again"),
         _ => {}
+    }
+}
+
+/// A send as a span; what was decided without one takes no time.
+fn step<'a>(member: &'a Member, sent: &'a Sent) -> Step<'a> {
+    Step {
+        name: "send",
+        event_id: member.key.id,
+        event_type: &member.event_type,
+        template_id: &member.template_id,
+        trace_id: member.trace_id.as_deref(),
+        attempt: member.key.attempt,
+        began: sent.attempt.as_ref().map(|attempt| attempt.started_at),
+        took: sent.attempt.as_ref().map_or(Duration::ZERO, |attempt| attempt.took),
+        sent: Some(traces::Sent {
+            outcome: sent.outcome.kind(),
+            class: sent.class,
+            robot: sent.robot.as_deref().unwrap_or_default(),
+            tries: sent.tries,
+            error: sent.outcome.error(),
+        }),
     }
 }
 

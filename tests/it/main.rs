@@ -15,6 +15,8 @@ mod crash;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod metrics;
 #[cfg(test)]
 mod monitoring;
@@ -38,3 +40,6 @@ mod robots;
 mod schema;
 #[cfg(test)]
 mod secrets;
+#[cfg(feature = "otel")]
+#[cfg(test)]
+mod traces;

@@ -2,8 +2,9 @@
 
 use postbell::sandbox::{Do, Rule};
 
+use crate::cli::ended;
 use crate::harness::process::Postbell;
-use crate::harness::servers::Postgres;
+use crate::harness::servers::{Postgres, free_port};
 use crate::harness::stage::Stage;
 use crate::harness::{SOON, eventually, get};
 
@@ -135,4 +136,41 @@ async fn a_paused_robot_is_reported_by_a_process_that_is_ready() {
     stage.world.client().query_one(resume, &[]).await.unwrap();
     eventually(SOON, "nothing to be reported", async || (get(&address, "/readyz").await.1 == "ready\n").then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn health_asks_the_running_process_and_ends_with_its_answer_and_the_reason() {
+    let stage = Stage::new().await;
+    let port = free_port();
+    let env = stage.env.clone().with("NOTIFICATION_HTTP_ADDR", format!("0.0.0.0:{port}"));
+    let (code, _, stderr) = ended(&["health"], &env).await;
+    assert_eq!(code, 1, "nobody answers yet: {stderr}");
+    assert!(stderr.contains(&format!("http://127.0.0.1:{port}/readyz: Connection refused")), "{stderr}");
+
+    let postbell = Postbell::start(&["run"], &env);
+    is_ready(&address(&postbell).await).await;
+    assert_eq!(ended(&["health"], &env).await, (0, "ready".to_owned(), String::new()));
+    assert_eq!(ended(&["health", "--live"], &env).await, (0, "alive".to_owned(), String::new()));
+
+    stage.world.redis.kill().await;
+    is_stuck(&format!("127.0.0.1:{port}"), &["queue: Redis", "consumer: Redis"]).await;
+    let (code, stdout, stderr) = ended(&["health"], &env).await;
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.starts_with("postbell: not ready: ") && stderr.contains("queue: Redis"), "{stderr}");
+    assert_eq!(ended(&["health", "--live"], &env).await.0, 0, "a restart would not help");
+
+    for nobody in ["off", "127.0.0.1:0"] {
+        let (code, _, stderr) = ended(&["health"], &env.clone().with("NOTIFICATION_HTTP_ADDR", nobody)).await;
+        assert_eq!(code, 64, "{stderr}");
+        assert!(stderr.contains("NOTIFICATION_HTTP_ADDR (--http-addr): given"), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn health_says_that_it_is_somebody_else_who_listens_there() {
+    let stage = Stage::new().await;
+    let env = stage.env.clone().with("NOTIFICATION_HTTP_ADDR", stage.robot.addr());
+    let (code, _, stderr) = ended(&["health"], &env).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("it is not postbell that listens there"), "{stderr}");
 }
