@@ -22,6 +22,7 @@ mod dingtalk;
 mod directory;
 mod hosts;
 mod http;
+mod ops;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod robot;
 use directory::Directory;
 pub use directory::{Budgeted, Target};
 pub use hyper_util::client::proxy::matcher::Matcher as Proxy;
+pub use ops::OpsRobot;
 pub use robot::Robot;
 
 /// The kinds of robots there are. Chosen per event, by its `channel`.
@@ -212,8 +214,8 @@ impl Channels {
     ///
     /// A webhook, a proxy or a trust store that could never work; the variable is named, no token is shown.
     pub fn new(config: &config::Channel, proxy: Proxy) -> Result<Channels, BadConfiguration> {
-        let hosts = hosts::Hosts::new(&config.allowed_hosts);
-        let http = http::Http::new(&hosts, proxy, config.send_timeout)?;
+        let hosts = hosts::Hosts::new(&config.requests.allowed_hosts);
+        let http = http::Http::new(&hosts, proxy, config.requests.send_timeout)?;
         let default = robot::configured(config, &hosts)?;
         let rate = config.robot_rate.0;
         let directory = Directory::read(default.as_ref(), &[], &hosts, rate);
@@ -363,6 +365,11 @@ pub fn msg_uuid(id: Uuid, replay_count: i32, robot: &str) -> String {
 /// The key of a message of several events; a digest has one generation only.
 pub fn digest_msg_uuid(digest_id: Uuid, robot: &str) -> String {
     hex(&Sha256::digest(format!("{digest_id}\n{robot}")), 32)
+}
+
+/// The key of a message about postbell itself, which tells these things.
+pub fn alert_msg_uuid(things: &[String]) -> String {
+    hex(&Sha256::digest(things.join("\n\n")), 32)
 }
 
 /// The key under which events wait that may be merged with each other: those of one template, for one target or with one

@@ -32,6 +32,14 @@
 //! | `NOTIFICATION_ROBOT_RATE` | `18/60s` | most messages of one robot in any such window; `off` for no limit |
 //! | `NOTIFICATION_ROBOT_URGENT_RESERVE` | `4` | of these, kept free for urgent events |
 //! | `NOTIFICATION_UNKNOWN_TARGET` | `fail` | what becomes of an event whose target nobody knows: `fail` or `wait` |
+//! | `NOTIFICATION_OPS_WEBHOOK` | – | webhook of the operations robot, which postbell rings about itself; none: no alerts |
+//! | `NOTIFICATION_OPS_SECRET` | – | its signing secret |
+//! | `NOTIFICATION_ALERT_INTERVAL` | `1m` | how often each process looks whether there is something to ring about |
+//! | `NOTIFICATION_ALERT_WINDOW` | `30m` | one message of each condition in so much time, while it lasts |
+//! | `NOTIFICATION_ALERT_DEAD_LETTERS` | `10` | dead letters that are one too many; `off`: not watched |
+//! | `NOTIFICATION_ALERT_FAILURE_RATE` | `50%/10m` | share of the sends of so much time that may not fail; `off`: not watched |
+//! | `NOTIFICATION_ALERT_LEAST_SENDS` | `3` | fewer sends than this are no rate |
+//! | `NOTIFICATION_ALERT_OLDEST_DUE` | `10m` | how late the oldest event may not be; `off`: not watched |
 //! | `NOTIFICATION_HTTP_ADDR` | `127.0.0.1:9464` | health and metrics; `off` for none |
 //! | `NOTIFICATION_SHUTDOWN_GRACE` | `25s` | time to finish what is in hand |
 //! | `NOTIFICATION_ACTOR` | – | who an operator is, for the audit |
@@ -189,6 +197,20 @@ pub enum Switch {
     Off,
 }
 
+/// How requests to robots are made.
+#[derive(Args, Clone, Debug)]
+pub struct Requests {
+    /// Total time for one request to a robot, connecting (at most 3s) included
+    #[arg(long, env = "NOTIFICATION_SEND_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = Span { min_ms: 100, max_ms: 300_000 })]
+    pub send_timeout: Duration,
+
+    /// Webhook hosts allowed beside oapi.dingtalk.com and oapi.dingtalk.io, comma-separated, each host or host:port
+    ///
+    /// Plain http is allowed only for a listed loopback host, such as 127.0.0.1:8099.
+    #[arg(long, env = "NOTIFICATION_ALLOWED_HOSTS", value_name = "HOSTS", default_value = "")]
+    pub allowed_hosts: HostList,
+}
+
 /// The robots and the way to them.
 #[derive(Args, Clone, Debug)]
 pub struct Channel {
@@ -200,15 +222,9 @@ pub struct Channel {
     #[arg(long, env = "DINGTALK_NOTIFICATION_SECRET", hide_env_values = true, value_name = "SECRET", value_parser = parse_optional_secret)]
     pub dingtalk_secret: Option<OptionalSecret>,
 
-    /// Total time for one request to a robot, connecting (at most 3s) included
-    #[arg(long, env = "NOTIFICATION_SEND_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = Span { min_ms: 100, max_ms: 300_000 })]
-    pub send_timeout: Duration,
-
-    /// Webhook hosts allowed beside oapi.dingtalk.com and oapi.dingtalk.io, comma-separated, each host or host:port
-    ///
-    /// Plain http is allowed only for a listed loopback host, such as 127.0.0.1:8099.
-    #[arg(long, env = "NOTIFICATION_ALLOWED_HOSTS", value_name = "HOSTS", default_value = "")]
-    pub allowed_hosts: HostList,
+    /// How requests are made.
+    #[command(flatten)]
+    pub requests: Requests,
 
     /// Most messages that one robot is sent in any window of this length, by all consumers together; off for no limit
     ///
@@ -223,6 +239,120 @@ pub struct Channel {
     /// What becomes of an event whose target nobody knows: it fails, or waits until there is such a target
     #[arg(long, env = "NOTIFICATION_UNKNOWN_TARGET", value_name = "WHAT", default_value = "fail", value_enum)]
     pub unknown_target: UnknownTarget,
+}
+
+/// When postbell rings the operations robot about itself.
+#[derive(Args, Clone, Debug)]
+pub struct Alerts {
+    /// Webhook URL of the operations robot, which postbell rings when something is wrong with its own work; none: no alerts
+    ///
+    /// A robot of its own: not one that events go through.
+    #[arg(long, env = "NOTIFICATION_OPS_WEBHOOK", hide_env_values = true, value_name = "URL", value_parser = parse_optional_secret)]
+    pub ops_webhook: Option<OptionalSecret>,
+
+    /// Signing secret of that robot (starts with SEC); empty if the robot does not sign
+    #[arg(long, env = "NOTIFICATION_OPS_SECRET", hide_env_values = true, value_name = "SECRET", value_parser = parse_optional_secret)]
+    pub ops_secret: Option<OptionalSecret>,
+
+    /// How often each process looks whether there is something to ring about: one statement
+    #[arg(long, env = "NOTIFICATION_ALERT_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = Span { min_ms: 100, max_ms: 3_600_000 })]
+    pub alert_interval: Duration,
+
+    /// One message about each condition in so much time, while it lasts
+    #[arg(long, env = "NOTIFICATION_ALERT_WINDOW", value_name = "DURATION", default_value = "30m", value_parser = Span { min_ms: 1_000, max_ms: 30 * 86_400_000 })]
+    pub alert_window: Duration,
+
+    /// How many dead letters ring; off: none do
+    #[arg(long, env = "NOTIFICATION_ALERT_DEAD_LETTERS", value_name = "EVENTS", default_value = "10")]
+    pub alert_dead_letters: MostDeadLetters,
+
+    /// Which share of the sends of so much time rings when it fails; off: none does
+    ///
+    /// Sends are counted in notification_attempts, so that NOTIFICATION_ATTEMPTS must be on.
+    #[arg(long, env = "NOTIFICATION_ALERT_FAILURE_RATE", value_name = "SHARE/DURATION", default_value = "50%/10m")]
+    pub alert_failure_rate: MostFailures,
+
+    /// Fewer sends than this in that time are no rate
+    #[arg(long, env = "NOTIFICATION_ALERT_LEAST_SENDS", value_name = "SENDS", default_value = "3", value_parser = Whole { min: 1, max: 1_000 })]
+    pub alert_least_sends: u64,
+
+    /// How late the oldest event is when it rings; off: it does not
+    ///
+    /// Events that wait for their robot are not meant.
+    #[arg(long, env = "NOTIFICATION_ALERT_OLDEST_DUE", value_name = "DURATION", default_value = "10m")]
+    pub alert_oldest_due: MostLate,
+}
+
+/// So many dead letters are too many; none: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MostDeadLetters(pub Option<u32>);
+
+impl FromStr for MostDeadLetters {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(MostDeadLetters(None));
+        }
+        let count = Whole { min: 1, max: 100_000 }.read(text).map_err(|allowed| format!("{allowed}, or off"))?;
+        Ok(MostDeadLetters(u32::try_from(count).ok()))
+    }
+}
+
+/// Such a share of the sends of so much time is too much; none: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MostFailures(pub Option<FailureRate>);
+
+/// A share of the sends of so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailureRate {
+    /// 1 to 100.
+    pub percent: u8,
+    /// Up to a day.
+    pub period: Duration,
+}
+
+impl FromStr for MostFailures {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(MostFailures(None));
+        }
+        let allowed = || "a share from 1% to 100% and a duration from 1s to 1 day, such as 50%/10m, or off".to_owned();
+        let (share, period) = text.split_once("%/").ok_or_else(allowed)?;
+        let percent = Whole { min: 1, max: 100 }.read(share.trim()).map_err(|_| allowed())?;
+        let period = Span { min_ms: 1_000, max_ms: 86_400_000 }.read(period.trim()).map_err(|_| allowed())?;
+        Ok(MostFailures(Some(FailureRate { percent: u8::try_from(percent).map_err(|_| allowed())?, period })))
+    }
+}
+
+/// So late is too late; none: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MostLate(pub Option<Duration>);
+
+impl FromStr for MostLate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(MostLate(None));
+        }
+        let span = Span { min_ms: 1_000, max_ms: 30 * 86_400_000 };
+        span.read(text).map(|late| MostLate(Some(late))).map_err(|allowed| format!("{allowed}, or off"))
+    }
+}
+
+impl Alerts {
+    /// The webhook of the operations robot, where one is set.
+    pub fn webhook(&self) -> Option<&SecretString> {
+        self.ops_webhook.as_ref().and_then(|secret| secret.0.as_ref())
+    }
+
+    /// Its signing secret, where one is set.
+    pub fn secret(&self) -> Option<&SecretString> {
+        self.ops_secret.as_ref().and_then(|secret| secret.0.as_ref())
+    }
 }
 
 /// What becomes of an event whose target nobody knows.
@@ -344,6 +474,9 @@ pub struct Sidecar {
     /// Health, metrics and shutdown.
     #[command(flatten)]
     pub service: Service,
+    /// What it rings about itself.
+    #[command(flatten)]
+    pub alerts: Alerts,
 }
 
 /// What a process needs that sends.
@@ -479,7 +612,7 @@ impl Consumer {
 
     /// Refuses a send lease that one slow request could outlive: another consumer would send the same event meanwhile.
     pub fn check(&self, channel: &Channel) -> Result<(), String> {
-        let least = channel.send_timeout + Self::LEASE_SURPLUS;
+        let least = channel.requests.send_timeout + Self::LEASE_SURPLUS;
         if self.send_lease < least {
             return Err(format!(
                 "NOTIFICATION_SEND_LEASE (--send-lease): given {}; allowed: at least NOTIFICATION_SEND_TIMEOUT plus {}, here {}",
@@ -638,6 +771,26 @@ mod tests {
         assert_eq!("off".parse(), Ok(RobotRate(None)));
         for refused in ["", "18", "0/60s", "1000/60s", "18/0s", "18/2d", "18/60", "/60s", "many/60s", "-1/60s", "on"] {
             assert!(refused.parse::<RobotRate>().unwrap_err().contains("18/60s, or off"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn thresholds_of_alerts_are_numbers_with_bounds_or_off() {
+        assert_eq!("10".parse(), Ok(MostDeadLetters(Some(10))));
+        assert_eq!("off".parse(), Ok(MostDeadLetters(None)));
+        let rate = FailureRate { percent: 50, period: Duration::from_secs(600) };
+        assert_eq!("50%/10m".parse(), Ok(MostFailures(Some(rate))));
+        assert_eq!("off".parse(), Ok(MostFailures(None)));
+        assert_eq!("90s".parse(), Ok(MostLate(Some(Duration::from_secs(90)))));
+        assert_eq!("off".parse(), Ok(MostLate(None)));
+        for refused in ["", "0", "-1", "many", "100001"] {
+            assert!(refused.parse::<MostDeadLetters>().unwrap_err().ends_with(", or off"), "{refused}");
+        }
+        for refused in ["", "50", "50%", "50/10m", "0%/10m", "101%/10m", "50%/0s", "50%/2d", "%/10m"] {
+            assert!(refused.parse::<MostFailures>().unwrap_err().ends_with("50%/10m, or off"), "{refused}");
+        }
+        for refused in ["", "10", "0s", "-1m", "late"] {
+            assert!(refused.parse::<MostLate>().unwrap_err().ends_with(", or off"), "{refused}");
         }
     }
 

@@ -281,7 +281,8 @@ impl<Q: Queue> Consumer<Q> {
         let ids: Vec<Uuid> = receipts.keys().copied().collect();
         // The lease is measured from before the statement, and so ends here a little before it ends there.
         let deadline = Instant::now() + self.send_lease;
-        let Takes { verdicts, closed } = self.store.take(&ids, self.send_lease, alone).await?;
+        let Takes { verdicts, closed, taken_over } = self.store.take(&ids, self.send_lease, alone).await?;
+        self.metrics.takeovers.inc_by(taken_over);
         let is_unknown =
             |taken: &Taken| matches!(taken, Taken::Event(event) if self.sender.is_for_unknown_target(event));
         if verdicts.iter().any(is_unknown)
@@ -405,7 +406,8 @@ impl<Q: Queue> Consumer<Q> {
         alone: bool,
     ) -> anyhow::Result<Option<Letter>> {
         let deadline = Instant::now() + self.send_lease;
-        let verdicts = self.store.take_digest(digest_id, self.send_lease, alone).await?;
+        let Takes { verdicts, taken_over, .. } = self.store.take_digest(digest_id, self.send_lease, alone).await?;
+        self.metrics.takeovers.inc_by(taken_over);
         if verdicts.is_empty() {
             return Ok(None);
         }

@@ -19,6 +19,9 @@ use crate::metrics::{CONTENT_TYPE, Metrics};
 /// A fault makes a part not ready once it has lasted this long: a reconnect is not an outage.
 const FAULT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a scrape waits for fresh values; Prometheus waits 10 s for the scrape, unless told otherwise.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The state of the parts of one process.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -82,22 +85,31 @@ impl Health {
 
     /// Why the process is not ready, a line a part; empty when it is.
     pub fn complaints(&self) -> Vec<String> {
-        let complain = |(name, part): (&&'static str, &Part)| match &part.fault {
+        let complain = |(name, part): (&&'static str, &Part)| Some(format!("{name}: {}", part.complaint()?));
+        self.parts().iter().filter_map(complain).collect()
+    }
+
+    /// Each part, and whether it is ready.
+    pub fn states(&self) -> Vec<(&'static str, bool)> {
+        self.parts().iter().map(|(name, part)| (*name, part.complaint().is_none())).collect()
+    }
+}
+
+impl Part {
+    /// Why it is not ready.
+    fn complaint(&self) -> Option<String> {
+        match &self.fault {
             Some((since, why)) if since.elapsed() >= FAULT_PATIENCE => {
-                Some(format!("{name}: {why} (for {} s)", since.elapsed().as_secs()))
+                Some(format!("{why} (for {} s)", since.elapsed().as_secs()))
             }
-            fault => match part.moved_at {
-                None => Some(match fault {
-                    Some((_, why)) => format!("{name}: {why}"),
-                    None => format!("{name}: starting"),
-                }),
-                Some(moved_at) if moved_at.elapsed() >= part.stale_after => {
-                    Some(format!("{name}: no progress for {} s", moved_at.elapsed().as_secs()))
+            fault => match self.moved_at {
+                None => Some(fault.as_ref().map_or("starting", |(_, why)| why).to_owned()),
+                Some(moved_at) if moved_at.elapsed() >= self.stale_after => {
+                    Some(format!("no progress for {} s", moved_at.elapsed().as_secs()))
                 }
                 Some(_) => None,
             },
-        };
-        self.parts().iter().filter_map(complain).collect()
+        }
     }
 }
 
@@ -105,7 +117,7 @@ impl Health {
 pub async fn serve<R, F>(listener: TcpListener, health: Arc<Health>, metrics: Arc<Metrics>, refresh: R)
 where
     R: Fn() -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = ()> + Send,
+    F: Future<Output = ()> + Send + 'static,
 {
     loop {
         let stream = match listener.accept().await {
@@ -140,7 +152,7 @@ async fn answer<R, F>(
 ) -> Response<Full<Bytes>>
 where
     R: Fn() -> F,
-    F: Future<Output = ()>,
+    F: Future<Output = ()> + Send + 'static,
 {
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "text/plain", "alive\n".to_owned()),
@@ -154,7 +166,9 @@ where
             (status, "text/plain", lines.join("\n") + "\n")
         }
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            refresh().await;
+            // Who does not answer must not make it look as if this process were gone: then there are the last values.
+            let _ = tokio::time::timeout(REFRESH_TIMEOUT, tokio::spawn(refresh())).await;
+            metrics.saw_parts(&health.states());
             match metrics.encode() {
                 Ok(text) => (StatusCode::OK, CONTENT_TYPE, text),
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),

@@ -38,6 +38,7 @@
 //!
 //! The statements of the protocol are the files of `sql/queries`, run by [`store`]. ARCHITECTURE.md has the reasons.
 
+pub mod alert;
 pub mod backoff;
 pub mod channel;
 pub mod cli;

@@ -13,12 +13,16 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::queue::redis::Link;
 use crate::store::Measured;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Seconds = Gauge<f64, AtomicU64>;
+
+/// Of a series that not every process has.
+type NoLabels = [(&'static str, &'static str); 0];
 
 /// What became of an event, by channel and template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +44,27 @@ pub struct SendLabels {
     pub class: &'static str,
 }
 
+/// A channel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ChannelLabels {
+    /// As [`OutcomeLabels::channel`].
+    pub channel: String,
+}
+
+/// A part of the process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PartLabels {
+    /// As `/readyz` names it.
+    pub part: &'static str,
+}
+
+/// A connection to Redis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LinkLabels {
+    /// `write`, by which hints are added, acknowledged and counted, or `read`, by which a consumer receives them.
+    pub link: &'static str,
+}
+
 /// A kind of row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabels {
@@ -52,6 +77,13 @@ pub struct KindLabels {
 pub struct RobotLabels {
     /// A named target, else `other`: labels must not grow with what callers make up.
     pub robot: String,
+}
+
+/// What postbell rings the operations robot about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConditionLabels {
+    /// `dead_letters`, `failure_rate`, `robot_paused` or `oldest_due`.
+    pub condition: String,
 }
 
 /// A stream.
@@ -85,6 +117,8 @@ pub struct Metrics {
     pub events: Family<OutcomeLabels, Counter>,
     /// Time from the first byte of a request to the answer.
     pub delivery_duration: Family<SendLabels, Histogram, fn() -> Histogram>,
+    /// Time from when an event was due to the record that it is delivered.
+    pub commit_to_send: Family<ChannelLabels, Histogram, fn() -> Histogram>,
     /// Retries scheduled, by class of what failed.
     pub retries: Family<SendLabels, Counter>,
     /// Hints in the stream.
@@ -92,6 +126,8 @@ pub struct Metrics {
     /// Rows due and not hinted, counted up to a limit.
     pub outbox_backlog: Gauge,
     /// Age of the oldest of them.
+    pub outbox_oldest_due_age: Seconds,
+    /// Age of the oldest row that should have been sent, hinted or not.
     pub oldest_due_age: Seconds,
     /// Hints and dead letters accepted by the queue.
     pub hints: Counter,
@@ -101,6 +137,8 @@ pub struct Metrics {
     pub duplicate_hints: Counter,
     /// Takes whose outcome no longer counted when it was recorded.
     pub leases_lost: Counter,
+    /// Rows that were in the hand of a consumer whose send lease had run out when they were taken.
+    pub takeovers: Counter,
     /// Events in the consumer's hand.
     pub in_hand: Gauge,
     /// Old rows removed.
@@ -113,6 +151,12 @@ pub struct Metrics {
     pub stream_entries: Family<StreamLabels, Gauge>,
     /// Entries that consumers have received and not acknowledged.
     pub stream_pending: Family<StreamLabels, Gauge>,
+    /// Most entries of each stream.
+    pub stream_max_entries: Gauge,
+    /// Which connections to Redis stand.
+    pub redis_connected: Family<LinkLabels, Gauge>,
+    /// How often they were made.
+    pub redis_connects: Family<LinkLabels, Counter>,
     /// Failed rows.
     pub dead_letter_backlog: Gauge,
     /// How many transactions ago the oldest one began that vacuum must still respect.
@@ -125,10 +169,16 @@ pub struct Metrics {
     pub robot_paused: Family<RobotLabels, Gauge>,
     /// Events that wait for each robot or pool.
     pub robot_waiting: Family<RobotLabels, Gauge>,
+    /// Alerts that go on.
+    pub alerts_raised: Family<ConditionLabels, Gauge>,
     /// Connections to the database.
     pub pool_connections: Family<PoolLabels, Gauge>,
     /// Who waits for a connection.
     pub pool_waiting: Family<WaitingLabels, Gauge>,
+    /// Whether the relay hears notifications; no series where none runs, or none has looked yet.
+    pub listening: Family<NoLabels, Gauge>,
+    /// Which parts get on.
+    pub ready: Family<PartLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -139,32 +189,47 @@ impl Default for Metrics {
         let registry = all.sub_registry_with_prefix("notification");
         let duration: fn() -> Histogram =
             || Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        // From one that is sent as soon as it is committed to one that waits for its retries.
+        let latency: fn() -> Histogram = || {
+            Histogram::new([
+                0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
+            ])
+        };
         let metrics = Self {
             registry: Mutex::default(),
             events: Family::default(),
             delivery_duration: Family::new_with_constructor(duration),
+            commit_to_send: Family::new_with_constructor(latency),
             retries: Family::default(),
             queue_depth: Gauge::default(),
             outbox_backlog: Gauge::default(),
+            outbox_oldest_due_age: Gauge::default(),
             oldest_due_age: Gauge::default(),
             hints: Counter::default(),
             dead_letters: Counter::default(),
             duplicate_hints: Counter::default(),
             leases_lost: Counter::default(),
+            takeovers: Counter::default(),
             in_hand: Gauge::default(),
             removed: Family::default(),
             throttled_waits: Counter::default(),
             digest_events: Histogram::new([2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]),
             stream_entries: Family::default(),
             stream_pending: Family::default(),
+            stream_max_entries: Gauge::default(),
+            redis_connected: Family::default(),
+            redis_connects: Family::default(),
             dead_letter_backlog: Gauge::default(),
             oldest_xmin_age: Gauge::default(),
             robot_budget_left: Family::default(),
             robot_cool_down: Family::default(),
             robot_paused: Family::default(),
             robot_waiting: Family::default(),
+            alerts_raised: Family::default(),
             pool_connections: Family::default(),
             pool_waiting: Family::default(),
+            listening: Family::default(),
+            ready: Family::default(),
         };
         let m = &metrics;
         registry.register("events", "Outcomes recorded", m.events.clone());
@@ -174,6 +239,12 @@ impl Default for Metrics {
             Unit::Seconds,
             m.delivery_duration.clone(),
         );
+        registry.register_with_unit(
+            "commit_to_send",
+            "Time from when an event was due, mostly its commit, to the record that it is delivered",
+            Unit::Seconds,
+            m.commit_to_send.clone(),
+        );
         registry.register("retry", "Retries scheduled", m.retries.clone());
         registry.register("queue_depth", "Hints in the stream", m.queue_depth.clone());
         registry.register("outbox_backlog", "Rows due and not hinted, counted up to 100000", m.outbox_backlog.clone());
@@ -181,12 +252,23 @@ impl Default for Metrics {
             "outbox_oldest_due_age",
             "Age of the oldest row that is due and not hinted",
             Unit::Seconds,
+            m.outbox_oldest_due_age.clone(),
+        );
+        registry.register_with_unit(
+            "oldest_due_age",
+            "Age of the oldest event that should have been sent and does not wait for its robot",
+            Unit::Seconds,
             m.oldest_due_age.clone(),
         );
         registry.register("hints", "Hints accepted by the queue", m.hints.clone());
         registry.register("dead_letters", "Dead letters accepted by the queue", m.dead_letters.clone());
         registry.register("duplicate_hints", "Received hints whose rows needed nothing", m.duplicate_hints.clone());
         registry.register("leases_lost", "Outcomes that no longer counted when recorded", m.leases_lost.clone());
+        registry.register(
+            "takeovers",
+            "Events taken over from a consumer whose send lease had run out",
+            m.takeovers.clone(),
+        );
         registry.register("in_hand", "Events in the consumer's hand", m.in_hand.clone());
         registry.register("rows_removed", "Old rows removed", m.removed.clone());
         registry.register(
@@ -197,6 +279,9 @@ impl Default for Metrics {
         registry.register("digest_events", "Events in each message of several", m.digest_events.clone());
         registry.register("stream_entries", "Entries of the stream", m.stream_entries.clone());
         registry.register("stream_pending", "Entries received and not acknowledged", m.stream_pending.clone());
+        registry.register("stream_max_entries", "Most entries of each stream", m.stream_max_entries.clone());
+        registry.register("redis_connected", "1 while the connection stands, else 0", m.redis_connected.clone());
+        registry.register("redis_connects", "Connections made to Redis", m.redis_connects.clone());
         registry.register("dead_letter_backlog", "Failed rows, counted up to 100000", m.dead_letter_backlog.clone());
         registry.register(
             "oldest_xmin_age_transactions",
@@ -212,8 +297,11 @@ impl Default for Metrics {
         );
         registry.register("robot_paused", "1 while it is paused, else 0", m.robot_paused.clone());
         registry.register("robot_waiting_events", "Events that wait for it", m.robot_waiting.clone());
+        registry.register("alerts_raised", "Alerts that go on", m.alerts_raised.clone());
         registry.register("pool_connections", "Connections to the database", m.pool_connections.clone());
         registry.register("pool_waiting", "Tasks that wait for a connection", m.pool_waiting.clone());
+        registry.register("listening", "1 while the relay hears notifications, else 0", m.listening.clone());
+        registry.register("ready", "1 while the part gets on, else 0", m.ready.clone());
         Self { registry: Mutex::new(all), ..metrics }
     }
 }
@@ -235,12 +323,19 @@ impl Metrics {
             drop(self.delivery_duration.get_or_create(&labels));
             drop(self.retries.get_or_create(&labels));
         }
+        drop(self.commit_to_send.get_or_create(&ChannelLabels { channel: channel.to_owned() }));
     }
 
     /// An outcome was recorded.
     pub fn recorded(&self, channel: &str, template_id: &str, outcome: &'static str) {
         let (channel, template_id) = (self.known(channel).to_owned(), template_id.to_owned());
         self.events.get_or_create(&OutcomeLabels { channel, template_id, outcome }).inc();
+    }
+
+    /// An event was delivered, so long after it was due.
+    pub fn delivered(&self, channel: &str, late: Duration) {
+        let labels = ChannelLabels { channel: self.known(channel).to_owned() };
+        self.commit_to_send.get_or_create(&labels).observe(late.as_secs_f64());
     }
 
     /// The channel where it was announced.
@@ -253,7 +348,7 @@ impl Metrics {
     /// What was seen in the table.
     pub fn saw_backlog(&self, rows: u64, oldest: Duration) {
         self.outbox_backlog.set(i64::try_from(rows).unwrap_or(i64::MAX));
-        self.oldest_due_age.set(oldest.as_secs_f64());
+        self.outbox_oldest_due_age.set(oldest.as_secs_f64());
     }
 
     /// What else was seen in the tables.
@@ -267,10 +362,15 @@ impl Metrics {
             let whole = *value as i64;
             match gauge.as_str() {
                 "dead_letter_backlog" => drop(self.dead_letter_backlog.set(whole)),
+                "oldest_due_age" => drop(self.oldest_due_age.set(*value)),
                 "oldest_xmin_age" => drop(self.oldest_xmin_age.set(whole)),
                 "robot_budget_left" => drop(self.robot_budget_left.get_or_create(&labels).set(whole)),
                 "robot_cool_down" => drop(self.robot_cool_down.get_or_create(&labels).set(*value)),
                 "robot_paused" => drop(self.robot_paused.get_or_create(&labels).set(whole)),
+                "alerts_raised" => {
+                    let labels = ConditionLabels { condition: labels.robot };
+                    self.alerts_raised.get_or_create(&labels).set(whole);
+                }
                 "robot_waiting" => drop(self.robot_waiting.get_or_create(&labels).set(whole)),
                 _ => {}
             }
@@ -283,6 +383,26 @@ impl Metrics {
         self.stream_entries.get_or_create(&labels).set(entries);
         if let Some(pending) = pending {
             self.stream_pending.get_or_create(&labels).set(pending);
+        }
+    }
+
+    /// How a connection to Redis is.
+    pub fn saw_link(&self, link: &Link) {
+        let labels = LinkLabels { link: link.name };
+        self.redis_connected.get_or_create(&labels).set(link.is_up().into());
+        let connects = self.redis_connects.get_or_create(&labels);
+        connects.inc_by(link.made().saturating_sub(connects.get()));
+    }
+
+    /// Whether the relay hears notifications.
+    pub fn listens(&self, does: bool) {
+        self.listening.get_or_create(&[]).set(does.into());
+    }
+
+    /// Which parts get on.
+    pub fn saw_parts(&self, parts: &[(&'static str, bool)]) {
+        for (part, is_ready) in parts {
+            self.ready.get_or_create(&PartLabels { part }).set((*is_ready).into());
         }
     }
 

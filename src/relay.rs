@@ -112,7 +112,7 @@ impl<Q: Queue> Relay<Q> {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            waker: Waker::new(database, store.clone(), config.poll_interval),
+            waker: Waker::new(database, store.clone(), metrics.clone(), config.poll_interval),
             store,
             queue,
             hint_lease: hints.hint_lease,

@@ -11,8 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::alert::Alerts;
 use crate::backoff::Backoff;
-use crate::channel::{Channels, Proxy};
+use crate::channel::{Channels, OpsRobot, Proxy};
 use crate::cli::BadConfiguration;
 use crate::config::{self, HttpAddr};
 use crate::consumer::{Consumer, Parts, Stop};
@@ -51,6 +52,8 @@ pub struct Service {
     pub relay: Option<config::Relay>,
     /// The consumer, if it is to run here.
     pub sending: Option<config::Sending>,
+    /// How requests to robots are made.
+    pub requests: config::Requests,
 }
 
 impl Service {
@@ -60,9 +63,11 @@ impl Service {
         let database = Database::new(&sidecar.database)?;
         let health = Arc::new(Health::default());
         let metrics = Arc::new(Metrics::default());
+        metrics.stream_max_entries.set(i64::try_from(sidecar.queue.stream_max_len).unwrap_or(i64::MAX));
         let send_lease = self.sending.as_ref().map_or(Duration::ZERO, |sending| sending.consumer.send_lease);
         let queue = Arc::new(RedisQueue::new(&sidecar.queue, send_lease)?);
         // Everything that can be refused is looked at before the first connection is made.
+        let ops = OpsRobot::new(&sidecar.alerts, &self.requests, Proxy::from_env())?;
         let sending = match &self.sending {
             Some(config::Sending { consumer, channel, templates }) => {
                 if channel.webhook().is_none() {
@@ -108,6 +113,10 @@ impl Service {
         }
         if !wait_for_schema(&relay_pool, &database, &health, &stop).await? {
             return Ok(());
+        }
+        if let Some(ops) = ops {
+            let alerts = self.alerts(ops, Store::new(relay_pool.clone()), &database);
+            parts.spawn(named("watch for alerts", alerts.run(stop.clone())));
         }
         if let Some(config) = &self.relay {
             let store = Store::new(relay_pool);
@@ -158,6 +167,20 @@ impl Service {
         traces.flush().await;
         tracing::info!("stopped");
         result
+    }
+
+    /// What rings the operations robot.
+    fn alerts(&self, robot: OpsRobot, store: Store, database: &Database) -> Alerts {
+        let config = self.sidecar.alerts.clone();
+        let no_attempts = |sending: &config::Sending| sending.consumer.attempts == config::Switch::Off;
+        if config.alert_failure_rate.0.is_some() && self.sending.as_ref().is_some_and(no_attempts) {
+            tracing::warn!("NOTIFICATION_ATTEMPTS is off: no alert is rung about the rate of failures");
+        }
+        tracing::info!(
+            every = config::show(config.alert_interval),
+            "the operations robot is rung when something is wrong"
+        );
+        Alerts::new(store, robot, config, database.place(), self.requests.send_timeout)
     }
 }
 
@@ -259,23 +282,7 @@ fn refresh(
                 return;
             }
             *last = Some(tokio::time::Instant::now());
-            match store.backlog(BACKLOG_LIMIT).await {
-                Ok(backlog) => metrics.saw_backlog(backlog.due, backlog.oldest),
-                Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the backlog failed"),
-            }
-            match store.gauges(BACKLOG_LIMIT).await {
-                Ok(measured) => metrics.saw(&measured),
-                Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the gauges failed"),
-            }
-            match queue.levels().await {
-                Ok(levels) => {
-                    // Only those that consumers read have hints.
-                    let hints = levels.iter().filter(|(.., pending)| pending.is_some()).map(|(_, entries, _)| entries);
-                    metrics.queue_depth.set(hints.sum());
-                    levels.iter().for_each(|(stream, entries, pending)| metrics.saw_stream(stream, *entries, *pending));
-                }
-                Err(error) => tracing::debug!(%error, "reading the queue's streams failed"),
-            }
+            tokio::join!(read_tables(&store, &metrics), read_streams(&queue, &metrics));
             for (name, pool) in &pools {
                 let status = pool.status();
                 let idle = status.available.min(status.size);
@@ -283,4 +290,28 @@ fn refresh(
             }
         })
     }
+}
+
+async fn read_tables(store: &Store, metrics: &Metrics) {
+    match store.backlog(BACKLOG_LIMIT).await {
+        Ok(backlog) => metrics.saw_backlog(backlog.due, backlog.oldest),
+        Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the backlog failed"),
+    }
+    match store.gauges(BACKLOG_LIMIT).await {
+        Ok(measured) => metrics.saw(&measured),
+        Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the gauges failed"),
+    }
+}
+
+async fn read_streams(queue: &RedisQueue, metrics: &Metrics) {
+    match queue.levels().await {
+        Ok(levels) => {
+            // Only those that consumers read have hints.
+            let hints = levels.iter().filter(|(.., pending)| pending.is_some()).map(|(_, entries, _)| entries);
+            metrics.queue_depth.set(hints.sum());
+            levels.iter().for_each(|(stream, entries, pending)| metrics.saw_stream(stream, *entries, *pending));
+        }
+        Err(error) => tracing::debug!(%error, "reading the queue's streams failed"),
+    }
+    queue.links().for_each(|link| metrics.saw_link(link));
 }

@@ -1,11 +1,12 @@
 //! The rows: every statement of the protocol, each a file in `sql/queries`. Those about robots are in [`robots`], those about
-//! messages of several events in [`digest`], those that remove what is old in [`retention`].
+//! messages of several events in [`digest`], those that remove what is old in [`retention`], those about what is rung in [`alerts`].
 
+pub mod alerts;
 pub mod digest;
 pub mod retention;
 pub mod robots;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -127,8 +128,10 @@ pub enum Taken {
 pub struct Takes {
     /// A verdict for each row that needs one.
     pub verdicts: Vec<Taken>,
-    /// The robots that take nothing now.
+    /// The robots that take nothing now; of a message of several events it is not asked.
     pub closed: Vec<String>,
+    /// How many of the rows were in the hand of a consumer whose send lease had run out.
+    pub taken_over: u64,
 }
 
 /// What one take of a row is known by, and an outcome is fenced with.
@@ -198,7 +201,8 @@ impl Attempt {
 /// Which outcomes of a record counted.
 #[derive(Debug)]
 pub struct Counts {
-    counted: HashSet<(Uuid, i32)>,
+    /// And how long after it was due, where it is delivered.
+    counted: HashMap<(Uuid, i32), Option<Duration>>,
     busy: HashSet<(Uuid, i32)>,
 }
 
@@ -207,7 +211,13 @@ impl Counts {
     /// None: a transaction holds the row, so it is not known yet.
     pub fn of(&self, key: Key) -> Option<bool> {
         let take = (key.id, key.attempt);
-        (!self.busy.contains(&take)).then(|| self.counted.contains(&take))
+        (!self.busy.contains(&take)).then(|| self.counted.contains_key(&take))
+    }
+
+    /// How long after the event was due this take delivered it, by PostgreSQL's clock: from its commit (the beginning of
+    /// its transaction, to be exact), or, where it was scheduled for later, from then.
+    pub fn late(&self, key: Key) -> Option<Duration> {
+        self.counted.get(&(key.id, key.attempt)).copied().flatten()
     }
 }
 
@@ -312,7 +322,7 @@ impl Store {
         let query = query!("take");
         let rows = self.rows("take", query, &[&ids, &send_lease.as_secs_f64(), &alone, &LOST_LEASES_LIMIT]).await?;
         let closed = rows.first().and_then(|row| row.get::<_, Option<Vec<String>>>("closed"));
-        Ok(Takes { verdicts: rows.iter().map(taken).collect(), closed: closed.unwrap_or_default() })
+        Ok(Takes { closed: closed.unwrap_or_default(), ..takes(&rows) })
     }
 
     /// Whether this take still holds its row.
@@ -383,11 +393,18 @@ impl Store {
             &worker,
         ];
         let rows = self.rows("record", query!("record"), parameters).await?;
-        let with = |verdict: &str| {
-            let rows = rows.iter().filter(|row| row.get::<_, &str>("verdict") == verdict);
-            rows.map(|row| (row.get("id"), row.get("attempt"))).collect()
+        let (counted, busy): (Vec<&Row>, Vec<&Row>) =
+            rows.iter().partition(|row| row.get::<_, &str>("verdict") == "counted");
+        let take = |row: &Row| (row.get("id"), row.get("attempt"));
+        let late = |row: &Row| {
+            // The clock of the server may have been set back.
+            let seconds: Option<f64> = row.get("late_seconds");
+            seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default())
         };
-        Ok(Counts { counted: with("counted"), busy: with("busy") })
+        Ok(Counts {
+            counted: counted.into_iter().map(|row| (take(row), late(row))).collect(),
+            busy: busy.into_iter().map(take).collect(),
+        })
     }
 
     /// What is due and not hinted, counted up to `limit` rows.
@@ -474,6 +491,11 @@ fn claimed(row: &Row) -> Claimed {
             last_error: row.get("last_error"),
         },
     }
+}
+
+fn takes(rows: &[Row]) -> Takes {
+    let taken_over = rows.iter().filter(|row| row.get("is_taken_over")).count() as u64;
+    Takes { verdicts: rows.iter().map(taken).collect(), taken_over, ..Takes::default() }
 }
 
 fn taken(row: &Row) -> Taken {

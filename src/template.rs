@@ -57,6 +57,7 @@ use crate::event::Event;
 use crate::message::{Button, Format, Mentions, Message};
 
 pub use digest::Digest;
+pub(crate) use engine::local_time;
 use front_matter::Kind;
 
 /// A payload as the row has it.

@@ -29,6 +29,35 @@ with target as (
     ) w
     left join target on target.name = ltrim(w.robot, '?')
     group by 1
+), oldest as (
+    -- Since when it should be sent, hinted or not: a hint that is renewed for ever, because nobody takes it, is no reason to
+    -- wait. Five hundred of each kind, in order, are enough: whole batches are hinted oldest first.
+    select min(greatest(scheduled_at, created_at)) as due_since
+    from (
+        (
+            select scheduled_at, created_at, waiting_since
+            from notification_events
+            where completed_at is null
+              and failed_at is null
+              and greatest(hinted_until, scheduled_at) <= now()
+            order by greatest(hinted_until, scheduled_at), seq
+            limit 500
+        )
+        union all
+        (
+            select scheduled_at, created_at, waiting_since
+            from notification_events
+            where completed_at is null
+              and failed_at is null
+              and greatest(hinted_until, scheduled_at) > now()
+              -- What is parked for its robot.
+              and greatest(hinted_until, scheduled_at) < 'infinity'
+            order by greatest(hinted_until, scheduled_at), seq
+            limit 500
+        )
+    ) open_rows
+    where waiting_since is null
+      and scheduled_at <= now()
 ), dead as (
     -- Walked by their indexes, too: both have failed rows only.
     (
@@ -49,6 +78,9 @@ with target as (
 )
 select 'dead_letter_backlog' as gauge, null::text as robot, least(count(*), $1)::double precision as value
 from dead
+union all
+select 'oldest_due_age', null, coalesce(greatest(extract(epoch from now() - due_since), 0), 0)::double precision
+from oldest
 union all
 -- What a role without pg_monitor cannot see of other sessions, the oldest transaction that writes, is in the snapshot.
 select 'oldest_xmin_age', null, greatest(
@@ -79,3 +111,9 @@ select 'robot_waiting', name, coalesce(max(waiting.events), 0)::double precision
 from (select name from target union select name from robot) known
 full join waiting using (name)
 group by name
+union all
+-- The column of robots holds the condition.
+select 'alerts_raised', known.condition, count(a.condition)::double precision
+from unnest('{dead_letters, failure_rate, robot_paused, oldest_due}'::text[]) known (condition)
+left join notification_alerts a on a.condition = known.condition and a.cleared_at is null
+group by known.condition

@@ -11,6 +11,8 @@
 -- Only the row's own generation counts. A success wins unless the row is already complete, or was cancelled during the
 -- send; everything else counts only while this take still holds the row.
 -- Verdicts: counted; busy (a transaction holds the row: try again). An outcome that does not come back does not count.
+-- Of what is delivered, how long after it was due. A retry moves what the row was meant for, so the first hint stands for
+-- it; of a replay that is retried nothing earlier is known than the retry.
 with outcome as (
     -- Two takes of one row may end in one batch: a success is the one to keep.
     select distinct on (id, replay_count) *
@@ -76,7 +78,13 @@ with outcome as (
         updated_at = now()
     from whole
     where e.id = whole.id
-    returning e.id, whole.attempt, kind
+    returning e.id, whole.attempt, kind,
+              case when kind = 'delivered' then extract(epoch from now() - greatest(
+                  e.created_at,
+                  case when e.retry_count > 0 and e.replay_count = 0 then least(e.scheduled_at, e.dispatched_at)
+                       else e.scheduled_at
+                  end
+              ))::double precision end as late_seconds
 ), busy as (
     select id, attempt from held
     union all
@@ -97,6 +105,6 @@ with outcome as (
     -- A sleeping relay does not know of the new due time, nor of the dead letter.
     select notification_wake_relay() from recorded where kind <> 'delivered' limit 1
 )
-select 'counted' as verdict, id, attempt, (select count(*) from woken) as woken from recorded
+select 'counted' as verdict, id, attempt, late_seconds, (select count(*) from woken) as woken from recorded
 union all
-select 'busy', id, attempt, 0 from busy
+select 'busy', id, attempt, null, 0 from busy

@@ -7,14 +7,14 @@
 -- Verdicts: taken; failed (its dead letter follows); alone (to be taken when nothing else is in hand, for the next
 -- lost lease would be its last); busy (another consumer sends it: look again when its lease may have run out); held (a
 -- transaction holds it, such as the claim of a relay that was late: look again soon); digest (its outcome is unknown
--- together with others': see take_digest).
+-- together with others': see take_digest). And whether its send lease had run out in another consumer's hand.
 with locked as (
     select id, case
             when status = 'delivering' and options ->> 'delivery' = 'at_most_once' then 'unknown_outcome'
             when status = 'delivering' and lost_leases + 1 >= $4 then 'kills_its_consumer'
             when lost_leases + (status = 'delivering')::integer = $4 - 1 and not $3 then 'alone'
             else 'taken'
-        end as verdict
+        end as verdict, status = 'delivering' as is_taken_over
     from notification_events
     where id = any($1)
       and completed_at is null
@@ -45,14 +45,14 @@ with locked as (
     from locked
     where e.id = locked.id
       and verdict <> 'alone'
-    returning e.*
+    returning e.*, is_taken_over
 ), woken as (
     select notification_wake_relay() from taken where status = 'failed' limit 1
 )
 select case when status = 'delivering' then 'taken' else 'failed' end as verdict,
        id, event_type, channel, target, template_id, payload::text as payload, options::text as options,
        trace_id, retry_count, max_retry, attempt, lost_leases, replay_count, last_error, robot, digest_id, digest_limit,
-       urgent, seq,
+       urgent, seq, is_taken_over,
        -- Robots that take nothing now, for those that need not ask for admission otherwise.
        (select array_agg(name) from notification_robots where paused_at is not null or cool_until > now()) as closed,
        extract(epoch from now() - scheduled_at)::double precision as late_seconds,
@@ -66,7 +66,7 @@ select case
            else locked.verdict
        end,
        e.id, e.event_type, e.channel, '', null, null, null, null, 0, null, 0, 0, 0, null, null, e.digest_id, null, e.urgent, e.seq,
-       null, 0, 0
+       false, null, 0, 0
 from notification_events e
 left join locked on locked.id = e.id
 -- Mostly none: what was taken is not looked up once more.

@@ -51,18 +51,18 @@ with member as (
     from locked, verdict
     where e.id = locked.id
       and verdict not in ('busy', 'alone')
-    returning e.*, verdict
+    returning e.*, verdict, locked.status = 'delivering' as is_taken_over
 ), woken as (
     select notification_wake_relay() from taken where status = 'failed' limit 1
 )
 select verdict, id, event_type, channel, target, template_id, payload::text as payload, options::text as options,
        trace_id, retry_count, max_retry, attempt, lost_leases, replay_count, last_error, robot, digest_id, digest_limit,
-       urgent, seq,
+       urgent, seq, is_taken_over,
        extract(epoch from now() - scheduled_at)::double precision as late_seconds,
        (select count(*) from woken) as woken
 from taken
 union all
-select 'alone', id, '', '', '', null, null, null, null, 0, null, 0, 0, 0, null, null, $1, null, false, seq, 0, 0
+select 'alone', id, '', '', '', null, null, null, null, 0, null, 0, 0, 0, null, null, $1, null, false, seq, false, 0, 0
 from locked, verdict
 where verdict = 'alone'
 order by seq

@@ -155,23 +155,43 @@ impl fmt::Debug for Robot {
     }
 }
 
-/// The robot in the environment, where one is configured.
+/// A robot in the environment: which variables it comes from.
+pub(super) struct Setting<'a> {
+    /// The variable of the webhook, and its flag.
+    pub(super) named: &'static str,
+    pub(super) webhook: Option<&'a SecretString>,
+    pub(super) secret: Option<&'a SecretString>,
+}
+
+/// The robot named `default`, where one is configured.
+///
+/// # Errors
+///
+/// As [`in_environment`].
+pub(super) fn configured(config: &config::Channel, hosts: &Hosts) -> Result<Option<Robot>, BadConfiguration> {
+    let named = "DINGTALK_NOTIFICATION_WEBHOOK (--dingtalk-webhook)";
+    let setting = Setting { named, webhook: config.webhook(), secret: config.secret() };
+    let robot = in_environment(&setting, hosts)?;
+    Ok(robot.map(|robot| robot.named(DEFAULT).with_rate(config.robot_rate.0)))
+}
+
+/// A robot in the environment, where one is configured.
 ///
 /// # Errors
 ///
 /// Names the variable and what is allowed, never what was given.
-pub(super) fn configured(config: &config::Channel, hosts: &Hosts) -> Result<Option<Robot>, BadConfiguration> {
-    let Some(webhook) = config.webhook() else { return Ok(None) };
+pub(super) fn in_environment(setting: &Setting<'_>, hosts: &Hosts) -> Result<Option<Robot>, BadConfiguration> {
+    let Some(webhook) = setting.webhook else { return Ok(None) };
     // Secrets that come from files end with a line break.
     let robot = Robot::at(Platform::DingTalk, webhook.expose_secret().trim(), hosts).map_err(|why| {
         BadConfiguration(format!(
-            "DINGTALK_NOTIFICATION_WEBHOOK (--dingtalk-webhook): given a value that is not shown here: {why}; \
+            "{}: given a value that is not shown here: {why}; \
              allowed: https://oapi.dingtalk.com/robot/send?access_token=…, or https on a host that \
-             NOTIFICATION_ALLOWED_HOSTS lists (http for a listed loopback host)"
+             NOTIFICATION_ALLOWED_HOSTS lists (http for a listed loopback host)",
+            setting.named
         ))
     })?;
-    let robot = robot.named(DEFAULT).with_rate(config.robot_rate.0);
-    Ok(Some(match config.secret() {
+    Ok(Some(match setting.secret {
         Some(secret) => robot.signing_with(secret.expose_secret().trim().into()),
         None => robot,
     }))

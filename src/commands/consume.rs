@@ -15,5 +15,6 @@ pub struct Args {
 
 /// Runs until told to stop.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    block_on(Service { sidecar: args.sidecar, relay: None, sending: Some(args.sending) }.run())
+    let requests = args.sending.channel.requests.clone();
+    block_on(Service { sidecar: args.sidecar, relay: None, sending: Some(args.sending), requests }.run())
 }

@@ -2,6 +2,7 @@
 //!
 //! What is found out is a value, and what to make of it a pure function of that: one module a part.
 
+mod alerts;
 mod postgres;
 mod redis;
 mod robots;
@@ -22,7 +23,7 @@ use crate::config;
                   failed; 64 bad usage or configuration."
 )]
 pub struct Args {
-    /// Send a test message through the running sidecar, too, to this robot or pool (default if not given)
+    /// Send a test message through the running sidecar, too, to this robot or pool (default if not given), and one to the operations robot
     #[arg(long, value_name = "ROBOT", num_args = 0..=1, require_equals = true, default_missing_value = "default")]
     send: Option<String>,
 
@@ -78,12 +79,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let Args { sidecar, relay, sending, .. } = &args;
     report.add(settings::judge(sidecar, relay, sending))?;
     report.add(templates(&sending.templates))?;
+    report.add([alerts::judge(&sidecar.alerts, sending)])?;
     block_on(async {
         let targets = postgres::look(&mut report, &sidecar.database, relay).await?;
         report.add(robots::judge(&sending.channel, targets.as_deref()))?;
         redis::look(&mut report, &sidecar.queue, sending.consumer.send_lease).await?;
         if let Some(robot) = &args.send {
             report.add([robots::ring(&sidecar.database, robot).await])?;
+            report.add(alerts::ring(&sidecar.alerts, &sending.channel.requests).await)?;
         }
         Ok(())
     })?;

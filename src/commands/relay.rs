@@ -11,9 +11,11 @@ pub struct Args {
     sidecar: config::Sidecar,
     #[command(flatten)]
     relay: config::Relay,
+    #[command(flatten)]
+    requests: config::Requests,
 }
 
 /// Runs until told to stop.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    block_on(Service { sidecar: args.sidecar, relay: Some(args.relay), sending: None }.run())
+    block_on(Service { sidecar: args.sidecar, relay: Some(args.relay), sending: None, requests: args.requests }.run())
 }

@@ -18,7 +18,8 @@ use crate::db;
 
 /// Arguments of `postbell stats`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "In SQL: select * from notification_stats; select * from notification_robot_status;")]
+#[command(after_help = "In SQL: select * from notification_stats; select * from notification_robot_status; \
+                        select * from notification_alerts where cleared_at is null;")]
 pub struct Args {
     /// Show it again and again, every so many seconds (2 if not given), until interrupted
     #[arg(
@@ -27,7 +28,7 @@ pub struct Args {
     )]
     watch: Option<u32>,
 
-    /// One JSON object a line: {"stats": {...}, "robots": [...]}
+    /// One JSON object a line: {"stats": {...}, "robots": [...], "alerts": [...]}
     #[arg(long)]
     json: bool,
 
@@ -61,6 +62,14 @@ struct Stats {
     failed_1d: i64,
 }
 
+/// A row of `notification_alerts` that goes on.
+#[derive(Debug, Deserialize)]
+struct Alert {
+    condition: String,
+    subject: String,
+    raised_at: Timestamp,
+}
+
 /// Prints it, once or until interrupted.
 pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(async {
@@ -85,13 +94,15 @@ async fn print(client: &Object, args: &Args) -> anyhow::Result<()> {
     let row = client.query_one(include_str!("../../sql/operate/stats.sql"), &[]).await;
     let row = row.map_err(db::Failed::from).context("reading notification_stats")?;
     let (stats, robots): (Value, Vec<Value>) = (row.get(0), serde_json::from_value(row.get(1))?);
+    let alerts: Value = row.get(2);
     let mut out = std::io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", json!({ "stats": stats, "robots": robots }))?;
+        writeln!(out, "{}", json!({ "stats": stats, "robots": robots, "alerts": alerts }))?;
         return Ok(());
     }
     let stats: Stats = serde_json::from_value(stats).context("reading notification_stats")?;
-    let shown = show(&stats, robots)?;
+    let alerts: Vec<Alert> = serde_json::from_value(alerts).context("reading notification_alerts")?;
+    let shown = show(&stats, robots, &alerts)?;
     if args.watch.is_some() && out.is_terminal() {
         // Home, and clear to the end: the screen does not flicker, and what was above is kept.
         write!(out, "\x1b[H\x1b[J{}\n\n{shown}", stats.at.strftime("%Y-%m-%d %H:%M:%S UTC"))?;
@@ -104,7 +115,7 @@ async fn print(client: &Object, args: &Args) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-fn show(stats: &Stats, robots: Vec<Value>) -> anyhow::Result<String> {
+fn show(stats: &Stats, robots: Vec<Value>, alerts: &[Alert]) -> anyhow::Result<String> {
     let mut shown = String::new();
     let old = |seconds: f64| super::roughly(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let oldest = |count: i64, seconds: f64| match count {
@@ -122,6 +133,11 @@ fn show(stats: &Stats, robots: Vec<Value>) -> anyhow::Result<String> {
         count => format!(", {count} of them not in the stream yet"),
     };
     writeln!(shown, "dead letters  {}{}{unwritten}", stats.dead_letters, since.unwrap_or_default())?;
+    for Alert { condition, subject, raised_at } in alerts {
+        let since = raised_at.strftime("%Y-%m-%d %H:%M UTC");
+        let of = if subject.is_empty() { String::new() } else { format!(" of {subject}") };
+        writeln!(shown, "alert         {condition}{of}, since {since}")?;
+    }
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(["", "published", "delivered", "failed", "delivered a minute"]);
     let windows = [

@@ -145,10 +145,9 @@ impl Recorder {
                 for mut done in batch {
                     // What is left of it concerns the robot only.
                     self.unsettled.append(&mut done.sent.settled);
-                    let counted: Option<Vec<bool>> = done.members.iter().map(|member| counts.of(member.key)).collect();
-                    match counted {
-                        Some(counted) => self.recorded(done, &counted),
-                        None => self.aside.push(done),
+                    match done.members.iter().all(|member| counts.of(member.key).is_some()) {
+                        true => self.recorded(done, &counts),
+                        false => self.aside.push(done),
                     }
                 }
             }
@@ -231,14 +230,18 @@ impl Recorder {
         }
     }
 
-    fn recorded(&self, done: Done, counted: &[bool]) {
-        for (member, counted) in done.members.into_iter().zip(counted) {
-            match counted {
+    fn recorded(&self, done: Done, counts: &Counts) {
+        for member in done.members {
+            let is_counted = counts.of(member.key) == Some(true);
+            match is_counted {
                 true => self.metrics.recorded(&member.channel, &member.template_id, done.sent.outcome.kind()),
                 false => drop(self.metrics.leases_lost.inc()),
             }
+            if let Some(late) = counts.late(member.key) {
+                self.metrics.delivered(&member.channel, late);
+            }
             self.metrics.in_hand.dec();
-            log(&member, &done.sent, *counted);
+            log(&member, &done.sent, is_counted);
             // An event that is only put back has not come a step further.
             if done.sent.attempt.is_some() || !matches!(done.sent.outcome, Outcome::Wait { .. }) {
                 self.traces.tell(|| step(&member, &done.sent));

@@ -7,6 +7,7 @@
 
 mod entry;
 mod group;
+mod link;
 mod look;
 mod progress;
 #[cfg(any(test, fuzzing))]
@@ -25,6 +26,7 @@ use secrecy::ExposeSecret as _;
 use super::{Hint, Lane, Message, Published, Queue, QueueError, Receipt, Received, Room, Topic};
 use crate::cli::BadConfiguration;
 use crate::config;
+pub use link::Link;
 pub use look::{Seen, SeenGroup, SeenStream};
 use reader::Reader;
 use reply::Entries;
@@ -46,6 +48,9 @@ pub struct RedisQueue {
     writer: tokio::sync::Mutex<Option<MultiplexedConnection>>,
     /// A blocking read would hold up every other user of its connection, so the reader has its own.
     reader: tokio::sync::Mutex<Reader>,
+    /// How the connection of each of them is.
+    write_link: Link,
+    read_link: Link,
     /// `run_id` of the server that answered last.
     run_id: Mutex<Option<String>>,
     /// When hints were last noticed to be lost, until that is told.
@@ -118,6 +123,8 @@ impl RedisQueue {
             },
             writer: tokio::sync::Mutex::new(None),
             reader: tokio::sync::Mutex::new(Reader::default()),
+            write_link: Link::new("write"),
+            read_link: Link::new("read"),
             run_id: Mutex::new(None),
             hints_lost: Mutex::new(None),
         })
@@ -126,6 +133,11 @@ impl RedisQueue {
     /// This process's name in the consumer group.
     pub fn consumer(&self) -> &str {
         &self.settings.consumer
+    }
+
+    /// The connections that this process needs.
+    pub fn links(&self) -> impl Iterator<Item = &Link> {
+        [&self.write_link, &self.read_link].into_iter().filter(|link| link.is_wanted())
     }
 
     /// Entries in the streams of hints.
@@ -169,7 +181,13 @@ impl RedisQueue {
     }
 
     /// A new connection, with the groups known to exist and the server known to be the same as before, or noted not to be.
-    async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(&self, link: &Link, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+        let connected = self.try_connect(response_timeout).await;
+        link.tried(connected.is_ok());
+        connected
+    }
+
+    async fn try_connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(response_timeout));
@@ -192,7 +210,7 @@ impl RedisQueue {
         if let Some(connection) = &*writer {
             return Ok(connection.clone());
         }
-        let connection = self.connect(RESPONSE_TIMEOUT).await?;
+        let connection = self.connect(&self.write_link, RESPONSE_TIMEOUT).await?;
         *writer = Some(connection.clone());
         Ok(connection)
     }
@@ -200,7 +218,10 @@ impl RedisQueue {
     /// After a failure the connection is not trusted again: a timed-out one may still be alive, and hours behind.
     async fn distrust_writer<T>(&self, result: Result<T, RedisError>) -> Result<T, RedisError> {
         if result.is_err() {
-            *self.writer.lock().await = None;
+            let mut writer = self.writer.lock().await;
+            *writer = None;
+            // While nobody else can make it again.
+            self.write_link.stands(false);
         }
         result
     }
@@ -335,8 +356,9 @@ impl Queue for RedisQueue {
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Received, QueueError> {
         let mut reader = self.reader.lock().await;
-        let hints = reader.receive(self, max, wait).await?;
-        Ok(Received { hints, hints_lost: self.take_hints_lost() })
+        let hints = reader.receive(self, max, wait).await;
+        self.read_link.stands(reader.is_connected());
+        Ok(Received { hints: hints?, hints_lost: self.take_hints_lost() })
     }
 
     async fn ack(&self, receipts: &[Receipt]) -> Result<(), QueueError> {

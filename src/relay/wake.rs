@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::listen::{Listener, Lock};
 use crate::backoff::Backoff;
 use crate::db::Database;
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 /// A connection that could not be made, or on which nothing is heard, is tried again after this long at most.
@@ -27,6 +28,7 @@ const BESIDE_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Waker {
     database: Database,
     store: Store,
+    metrics: Arc<Metrics>,
     poll_interval: Duration,
     heard: Arc<Notify>,
     listener: Option<Listener>,
@@ -54,10 +56,11 @@ enum Posture {
 }
 
 impl Waker {
-    pub(super) fn new(database: Database, store: Store, poll_interval: Duration) -> Self {
+    pub(super) fn new(database: Database, store: Store, metrics: Arc<Metrics>, poll_interval: Duration) -> Self {
         Self {
             database,
             store,
+            metrics,
             poll_interval,
             heard: Arc::new(Notify::new()),
             listener: None,
@@ -171,6 +174,7 @@ impl Waker {
     /// The listening connection is of no use any more: another is made before the next sleep.
     fn lose_listener(&mut self, why: &str) {
         tracing::warn!(why, "the listening connection was lost; connecting again");
+        self.metrics.listens(false);
         self.listener = None;
         self.posture = Posture::Up;
         self.listen_again_at = Instant::now();
@@ -190,11 +194,13 @@ impl Waker {
                     tracing::info!("listening again");
                 }
                 self.complained = false;
+                self.metrics.listens(true);
                 self.listen_again.reset();
                 self.listener = Some(listener);
                 self.posture = Posture::Up;
             }
             Err(error) => {
+                self.metrics.listens(false);
                 self.listen_again_at = Instant::now() + self.listen_again.next_delay();
                 if !std::mem::replace(&mut self.complained, true) {
                     tracing::warn!(

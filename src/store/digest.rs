@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Key, LOST_LEASES_LIMIT, Store, Taken, event, query, taken};
+use super::{Key, LOST_LEASES_LIMIT, Store, Takes, event, query, takes};
 use crate::event::Event;
 
 impl Store {
@@ -50,10 +50,10 @@ impl Store {
     }
 
     /// Takes the whole of a message whose outcome is unknown, the oldest event first, or nothing of it.
-    pub async fn take_digest(&self, digest_id: Uuid, send_lease: Duration, alone: bool) -> anyhow::Result<Vec<Taken>> {
+    pub async fn take_digest(&self, digest_id: Uuid, send_lease: Duration, alone: bool) -> anyhow::Result<Takes> {
         let query = query!("take_digest");
         let lease = send_lease.as_secs_f64();
         let rows = self.rows("take_digest", query, &[&digest_id, &lease, &alone, &LOST_LEASES_LIMIT]).await?;
-        Ok(rows.iter().map(taken).collect())
+        Ok(takes(&rows))
     }
 }

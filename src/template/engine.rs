@@ -136,6 +136,11 @@ fn datetime(value: &Value, options: Kwargs) -> Result<String, Error> {
         .map_err(|_| refuse("needs a format such as %Y-%m-%d %H:%M"))
 }
 
+/// A time as `${time|datetime}` writes it.
+pub(crate) fn local_time(time: jiff::Timestamp) -> Result<String, jiff::Error> {
+    jiff::fmt::strtime::format(TIME_FORMAT, &time.in_tz(TIME_ZONE)?)
+}
+
 /// `${summary|truncate(100)}`: the beginning of a long text.
 fn truncate(value: &Value, length: usize) -> Result<String, Error> {
     let text = scalar(defined(value)?)?;

@@ -5,6 +5,8 @@
 mod harness;
 
 #[cfg(test)]
+mod alerts;
+#[cfg(test)]
 mod attempts;
 #[cfg(test)]
 mod cli;
@@ -16,6 +18,8 @@ mod hostile;
 mod logs;
 #[cfg(test)]
 mod metrics;
+#[cfg(test)]
+mod monitoring;
 #[cfg(test)]
 mod operate;
 #[cfg(test)]

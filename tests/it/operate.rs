@@ -2,7 +2,7 @@
 
 mod audit;
 mod dead_letter;
-mod doctor;
+pub(crate) mod doctor;
 mod list;
 mod migrate;
 mod replay;

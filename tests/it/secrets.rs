@@ -1,8 +1,9 @@
 //! No token, secret, password or payload in anything that postbell writes or shows, whatever goes wrong.
 
-use postbell::sandbox::{Do, Rule, Settings};
+use postbell::sandbox::{Do, Rule, Sandbox, Settings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::harness::process::{Env, Postbell};
@@ -249,7 +250,18 @@ async fn nothing_is_shown_in_any_place_when_everything_fails() {
     let (stage, env) = stage().await;
     let closed = free_port();
     let allowed = format!("{},127.0.0.1:{closed},no.such.host.invalid", stage.robot.addr());
-    let env = env.with("NOTIFICATION_ALLOWED_HOSTS", allowed);
+    // Nor does the operations robot behave better.
+    let settings = Settings { secret: Some(SECRET.to_owned()), ..Settings::default() };
+    let ops = Sandbox::start(TcpListener::bind("127.0.0.1:0").await.unwrap(), settings).unwrap();
+    let allowed = format!("{allowed},{}", ops.addr());
+    let ops_token = format!("{TOKEN}ops");
+    let msg = format!("{ops_token} {SECRET} {}", ops.webhook(&ops_token));
+    ops.script([Rule::new(Do::Errcode { code: 310_000, msg }).forever()]);
+    let env = env
+        .with("NOTIFICATION_ALLOWED_HOSTS", allowed)
+        .with("NOTIFICATION_OPS_WEBHOOK", ops.webhook(&ops_token))
+        .with("NOTIFICATION_OPS_SECRET", SECRET)
+        .with("NOTIFICATION_ALERT_INTERVAL", "500ms");
     let as_json = env.clone().with("NOTIFICATION_LOG_FORMAT", "json");
     // The relay alone first: what it writes stays in the streams until somebody reads it.
     let relay = Postbell::start(&["relay"], &as_json);
@@ -269,6 +281,10 @@ async fn nothing_is_shown_in_any_place_when_everything_fails() {
         (stage.world.client().query_one(judged, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
     })
     .await;
+    ops.wait_for_requests(1, SOON).await.unwrap();
+    for request in ops.requests() {
+        is_clean("what the operations robot is told", &String::from_utf8_lossy(&request.body));
+    }
     let letters = streams(&stage).await;
     assert!(letters.contains("notification:deadletter ") && letters.contains("last_error"), "{letters}");
     is_clean("the streams", &letters);
@@ -281,6 +297,7 @@ async fn nothing_is_shown_in_any_place_when_everything_fails() {
         "notification_channels",
         "notification_attempts",
         "notification_audit",
+        "notification_alerts",
     ] {
         let shown = rows(&stage, &format!("select to_jsonb(r)::text from {table} r")).await;
         assert!(!shown.is_empty());
@@ -429,6 +446,8 @@ async fn commands_that_are_used_wrongly_repeat_no_secret() {
         (&["run"], env.clone().with("NOTIFICATION_ALLOWED_HOSTS", &webhook), &[64]),
         (&["run"], env.clone().with("DINGTALK_NOTIFICATION_WEBHOOK", TOKEN), &[64]),
         (&["run"], env.clone().with("DINGTALK_NOTIFICATION_WEBHOOK", format!("http://[/{TOKEN}")), &[64]),
+        (&["relay"], env.clone().with("NOTIFICATION_OPS_WEBHOOK", TOKEN), &[64]),
+        (&["run"], env.clone().with("NOTIFICATION_OPS_WEBHOOK", format!("https://evil.example/{TOKEN}")), &[64]),
         (&["run"], env.clone().with("DATABASE_URL", at_in_password), &[64]),
         (&["run"], env.clone().with("DATABASE_URL", "postgres://u:database-passw0rd/db"), &[64]),
         (&["run"], env.clone().with("DATABASE_URL", "host=h password=x database-passw0rd=y"), &[64]),

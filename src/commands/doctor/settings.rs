@@ -37,13 +37,13 @@ fn leases(sidecar: &config::Sidecar, consumer: &config::Consumer, channel: &conf
             "raise NOTIFICATION_HINT_LEASE above NOTIFICATION_SEND_LEASE: events are hinted again while they are being sent",
         );
     }
-    let timeout = show(channel.send_timeout);
+    let timeout = show(channel.requests.send_timeout);
     Finding::ok(WHAT, format!("hint {}, send {}, one request at most {timeout}", show(hint), show(send)))
 }
 
 fn grace(service: &config::Service, channel: &config::Channel) -> Finding {
     const WHAT: &str = "shutdown";
-    let (grace, timeout) = (service.shutdown_grace, channel.send_timeout);
+    let (grace, timeout) = (service.shutdown_grace, channel.requests.send_timeout);
     if grace < timeout {
         return Finding::warn(
             WHAT,

@@ -41,6 +41,11 @@ struct Pending {
 }
 
 impl Reader {
+    /// Whether its connection stands, as far as is known.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
     pub(super) async fn receive(
         &mut self,
         queue: &RedisQueue,
@@ -72,7 +77,7 @@ impl Reader {
         let mut connection = match &self.connection {
             Some(connection) => connection.clone(),
             None => {
-                let connection = queue.connect(wait + RESPONSE_TIMEOUT).await?;
+                let connection = queue.connect(&queue.read_link, wait + RESPONSE_TIMEOUT).await?;
                 self.connection = Some(connection.clone());
                 self.kept.clear();
                 self.urgent.backlog = Some("0".to_owned());

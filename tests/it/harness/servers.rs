@@ -4,11 +4,14 @@
 //! pipe, so the shell notices its death, even by SIGKILL, stops the server and removes its folder.
 
 mod postgres;
+mod prometheus;
 mod redis;
 
 #[allow(unused_imports, reason = "for the benchmark")]
 pub(crate) use postgres::bin_dir;
 pub(crate) use postgres::{Database, Postgres, connect, connect_listening};
+#[allow(unused_imports, reason = "for the tests, and not for what else stands on this")]
+pub(crate) use prometheus::Prometheus;
 pub(crate) use redis::{Redis, connect as connect_redis};
 
 use std::fs;
@@ -123,11 +126,21 @@ impl Server {
             if ready(&log) {
                 return true;
             }
-            if ["Address already in use", "Failed listening on port"].iter().any(|line| log.contains(line)) {
+            if ["Address already in use", "address already in use", "Failed listening on port"]
+                .iter()
+                .any(|line| log.contains(line))
+            {
                 self.tell("stop KILL").await;
                 return false;
             }
-            let failed = ["FATAL:  could not", "initdb: error", "not found", "Permission denied", "Fatal config"];
+            let failed = [
+                "FATAL:  could not",
+                "initdb: error",
+                "not found",
+                "Permission denied",
+                "Fatal config",
+                "error loading config",
+            ];
             let hopeless = failed.iter().any(|word| log.contains(word)) || start.elapsed() > Duration::from_secs(60);
             assert!(!hopeless, "a test server does not start; the end of its log:{}", tail(&log, 20));
             tokio::time::sleep(Duration::from_millis(5)).await;

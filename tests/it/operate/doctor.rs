@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use postbell::sandbox::Settings;
+use postbell::sandbox::{Sandbox, Settings};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -117,7 +117,7 @@ async fn a_role_without_its_rights_is_told_the_grant() {
 }
 
 /// A way to PostgreSQL on which no notification comes through, as behind a pooler that shares sessions.
-async fn deaf(upstream: String) -> String {
+pub(crate) async fn deaf(upstream: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -307,4 +307,26 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+#[tokio::test]
+async fn the_operations_robot_is_looked_at_and_rung() {
+    let stage = Stage::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ops = Sandbox::start(listener, Settings::default()).unwrap();
+    let hosts = format!("{},{}", stage.robot.addr(), ops.addr());
+    let env = stage.env.clone().with("NOTIFICATION_ALLOWED_HOSTS", hosts);
+    let set = env.clone().with("NOTIFICATION_OPS_WEBHOOK", ops.webhook("ops"));
+    let _postbell = Postbell::start(&["run"], &set);
+    let shown = done("doctor --send", &set).await;
+    assert!(shown.contains("alerts        an operations robot is set; looked every 1m, rung once in 30m"), "{shown}");
+    assert!(shown.contains("test alert    delivered"), "{shown}");
+    assert!(ops.messages()[0].text.contains("postbell：运维机器人工作正常"));
+
+    warns_of(&set.clone().with("NOTIFICATION_ATTEMPTS", "off"), &["alerts: failure_rate is not watched"]).await;
+    let same = env.clone().with("NOTIFICATION_OPS_WEBHOOK", stage.robot.webhook("token"));
+    warns_of(&same, &["the operations robot is the one that events go through"]).await;
+    warns_of(&env.clone().with("NOTIFICATION_OPS_SECRET", "SECops"), &["alerts: NOTIFICATION_OPS_SECRET is set"]).await;
+    let bad = env.with("NOTIFICATION_OPS_WEBHOOK", "https://evil.example/?access_token=t");
+    fails_with(&bad, &["alerts: NOTIFICATION_OPS_WEBHOOK (--ops-webhook)", "NOTIFICATION_ALLOWED_HOSTS"]).await;
 }

@@ -47,8 +47,13 @@ async fn every_open_event_is_counted_where_it_stands() {
     let seconds = |what: &str| stats[what].as_f64().unwrap();
     assert!((3600.0..3700.0).contains(&seconds("oldest_due_seconds")), "{stats}");
     assert!((600.0..700.0).contains(&seconds("oldest_waiting_seconds")), "{stats}");
+    let alert = "insert into notification_alerts (condition, subject, raised_at, held_at, cleared_at) values
+        ('robot_paused', 'hr', '2026-11-27 12:31Z', now(), null), ('oldest_due', '', now(), now(), now())";
+    world.client().batch_execute(alert).await.unwrap();
     let shown = done("stats", &world.env()).await;
+    assert!(!shown.contains("oldest_due"), "it is over: {shown}");
     for part in [
+        "alert         robot_paused of hr, since 2026-11-27 12:31 UTC\n",
         "3 due, the oldest for 1 h",
         "1 hinted, 2 being sent",
         "1 for a robot, the oldest for 10 min",

@@ -209,6 +209,9 @@ async fn a_claim_hints_urgent_rows_before_older_ones_within_its_limits() {
     assert_eq!(claimed, ["u1 u2", "o1 u3", "o2 o3", ""]);
 }
 
+/// With the thresholds and times that are the default.
+const CHECK_ALERTS: &str = "(10, 0.5, 600, 3, 600, 1800, 180, 15)";
+
 /// How much a statement touched: pages, and rows that it looked at in vain.
 async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
     let types = match name {
@@ -218,6 +221,10 @@ async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
         "settle" => "(text[], timestamptz[], boolean[], text[], text[], double precision[], double precision)",
         "mergeable" => "(text, text, bigint)",
         "backlog" | "gauges" => "(bigint)",
+        "check_alerts" => {
+            "(bigint, double precision, double precision, bigint, double precision, double precision, double precision, \
+             double precision)"
+        }
         "retain_delivered" | "retain_failed" => "(double precision, bigint, timestamptz)",
         "retain_attempts" | "retain_audit" => "(double precision, bigint, bigint)",
         _ => "",
@@ -257,7 +264,8 @@ async fn rows_that_rest_for_a_robot_are_never_due_and_not_even_looked_at() {
         from generate_series(1, 200000) n";
     client.batch_execute(rest).await.unwrap();
     let paused = "insert into notification_robots (name, rate_limit, rate_window, paused_at, paused_by)
-        values ('default', 18, '1 min', now(), 'somebody'), ('other', 18, '1 min', null, null)";
+        values ('default', 18, '1 min', now(), 'somebody'), ('other', 18, '1 min', null, null),
+            ('a.example#1', 18, '1 min', now(), 'postbell')";
     client.batch_execute(paused).await.unwrap();
     client.batch_execute("vacuum analyze notification_events").await.unwrap();
     let pages: i64 = client
@@ -462,4 +470,39 @@ async fn gauges_are_read_without_a_look_at_rows_that_have_ended() {
     client.batch_execute("select notification_robot_pause('default')").await.unwrap();
     assert_eq!(value("robot_paused", Some("default")).await, Some(1.0));
     assert!(value("oldest_xmin_age", None).await.unwrap() >= 0.0);
+    let alerts = "insert into notification_alerts (condition, subject, raised_at, held_at, cleared_at) values
+        ('robot_paused', 'a', now(), now(), null), ('robot_paused', 'b', now(), now(), null),
+        ('robot_paused', 'c', now(), now(), now()), ('oldest_due', '', now(), now(), now())";
+    client.batch_execute(alerts).await.unwrap();
+    assert_eq!(value("alerts_raised", Some("robot_paused")).await, Some(2.0));
+    assert_eq!(value("alerts_raised", Some("oldest_due")).await, Some(0.0), "it is over");
+}
+
+#[tokio::test]
+async fn a_look_for_alerts_costs_the_same_whatever_the_tables_hold() {
+    let (_database, client) = database().await;
+    client
+        .batch_execute(
+            "insert into notification_events (event_type, payload, status, delivered_at, completed_at)
+            select 'ended', '{}', 'delivered', now(), now() from generate_series(1, 100000);
+            insert into notification_events (event_type, payload, status, failed_at, completed_at)
+            select 'failed', '{}', 'failed', now(), case when n % 2 = 0 then now() end from generate_series(1, 20000) n;
+            insert into notification_events (event_type, payload, hinted_until)
+            select 'open', '{}', case when n % 2 = 0 then now() + interval '1 minute' end from generate_series(1, 20000) n;
+            insert into notification_events (event_type, payload, scheduled_at)
+            select 'later', '{}', now() + interval '1 day' from generate_series(1, 20000) n;
+            insert into notification_attempts
+                (started_at, event_id, replay_count, attempt, duration_ms, tries, class, robot, worker)
+            select now(), gen_random_uuid(), 0, 1, 1, 1, 'success', 'default', 'w' from generate_series(1, 100000) n",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("vacuum analyze").await.unwrap();
+    let (pages, _) = touched(&client, "check_alerts", CHECK_ALERTS).await;
+    assert!(pages < 1_000, "{pages} pages");
+    let plan = client.query(&format!("explain execute statement {CHECK_ALERTS}"), &[]).await.unwrap();
+    let plan = plan.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n");
+    for table in ["notification_events", "notification_attempts"] {
+        assert!(!plan.contains(&format!("Seq Scan on {table}")), "{plan}");
+    }
 }
