@@ -47,7 +47,7 @@
 //! | `NOTIFICATION_LOG_FORMAT` | `text` | `text` or `json` |
 //!
 //! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured for requests to robots. With the feature `otel` the OpenTelemetry SDK
-//! reads its own variables, `OTEL_…`, where [`traced_as`] says that there is a collector.
+//! reads its own variables, `OTEL_…`, where `traced_as` says that there is a collector.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
