@@ -64,11 +64,12 @@ impl Dispatch {
         let in_hand = letter.members.len() as i64;
         let sending = self.sender.clone().send(letter, granted, granted_at, turn, self.abandon.clone());
         let dispatch = self.clone();
-        self.sends.spawn(async move {
+        // In a box: a task is moved several times on its way, and this one has kilobytes.
+        self.sends.spawn(Box::pin(async move {
             let (members, sent) = sending.await;
             dispatch.metrics.in_hand.inc_by(members.len() as i64 - in_hand);
             dispatch.ended(Done { members, sent, place: Some(slot.sent()) });
-        });
+        }));
     }
 
     /// One whose target has no robot that can be used now.
