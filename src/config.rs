@@ -47,7 +47,7 @@
 //! | `NOTIFICATION_LOG_FORMAT` | `text` | `text` or `json` |
 //!
 //! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured for requests to robots. With the feature `otel` the OpenTelemetry SDK
-//! reads its own variables, `OTEL_…`, where `traced_as` says that there is a collector.
+//! reads its own variables, `OTEL_…`, where they name a collector.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -421,14 +421,22 @@ pub fn referenced(reference: &str) -> Result<SecretString, String> {
     }
 }
 
-/// The name under which spans are sent to a collector; none: the environment names no collector.
+/// Where spans are sent to, of which the OpenTelemetry SDK reads the rest for itself.
 #[cfg(feature = "otel")]
-pub fn traced_as() -> Option<String> {
+#[derive(Debug)]
+pub struct Collector {
+    /// `OTEL_SERVICE_NAME`, where it is set.
+    pub service_name: Option<String>,
+}
+
+/// The collector that the environment names, if it does.
+#[cfg(feature = "otel")]
+pub fn collector() -> Option<Collector> {
     #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
     let read = |variable: &str| std::env::var(variable).ok().filter(|value| !value.trim().is_empty());
     let is_off = read("OTEL_SDK_DISABLED").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
     read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| read("OTEL_EXPORTER_OTLP_ENDPOINT")).filter(|_| !is_off)?;
-    Some(read("OTEL_SERVICE_NAME").unwrap_or_else(|| "postbell".to_owned()))
+    Some(Collector { service_name: read("OTEL_SERVICE_NAME") })
 }
 
 /// Where the templates are.
