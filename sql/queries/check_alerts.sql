@@ -38,7 +38,7 @@ with dead as (
     where class not in ('robot', 'withheld')
 ), oldest as (
     -- Since when it should be sent: a hint that is renewed for ever, because nobody takes it, is no reason to wait. What waits
-    -- for its robot does so by intent. Five hundred of each kind in order are enough: whole batches are hinted oldest first.
+    -- for its robot is looked at below. Five hundred of each kind in order are enough: whole batches are hinted oldest first.
     select min(greatest(scheduled_at, created_at)) as due_since
     from (
         (
@@ -65,6 +65,11 @@ with dead as (
     ) open_rows
     where waiting_since is null
       and scheduled_at <= now()
+), late as (
+    select least(due_since, stalled_since) as due_since
+    from oldest
+    cross join notification_stalled_since()
+    where $5 is not null
 ), measured (condition, subject, since, holds, detail) as (
     select 'dead_letters', '', now(), letters >= $1, jsonb_build_object('letters', letters)
     from dead
@@ -78,7 +83,7 @@ with dead as (
     where $2 is not null
     union all
     select 'oldest_due', '', now(), true, jsonb_build_object('late_s', extract(epoch from now() - due_since)::bigint)
-    from oldest
+    from late
     where due_since <= now() - $5 * interval '1 second'
     union all
     -- Of those that are of use to somebody. Whoever pauses a robot by hand knows of it.

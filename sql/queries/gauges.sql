@@ -31,7 +31,8 @@ with target as (
     group by 1
 ), oldest as (
     -- Since when it should be sent, hinted or not: a hint that is renewed for ever, because nobody takes it, is no reason to
-    -- wait. Five hundred of each kind, in order, are enough: whole batches are hinted oldest first.
+    -- wait. What waits for its robot is late only where that could have sent it. Five hundred of each kind, in order, are
+    -- enough: whole batches are hinted oldest first.
     select min(greatest(scheduled_at, created_at)) as due_since
     from (
         (
@@ -79,8 +80,10 @@ with target as (
 select 'dead_letter_backlog' as gauge, null::text as robot, least(count(*), $1)::double precision as value
 from dead
 union all
-select 'oldest_due_age', null, coalesce(greatest(extract(epoch from now() - due_since), 0), 0)::double precision
+select 'oldest_due_age', null,
+       coalesce(greatest(extract(epoch from now() - least(due_since, stalled_since)), 0), 0)::double precision
 from oldest
+cross join notification_stalled_since()
 union all
 -- What a role without pg_monitor cannot see of other sessions, the oldest transaction that writes, is in the snapshot.
 select 'oldest_xmin_age', null, greatest(

@@ -79,6 +79,17 @@ impl Ops {
         .await;
     }
 
+    /// Waits until no event is open but those that wait for their robot.
+    async fn everything_waits(&self) {
+        let others = "select count(*) filter (where waiting_since is null), count(*)
+            from notification_events where completed_at is null";
+        eventually(SOON, "all that is open to wait for its robot", async || {
+            let row = self.stage.world.client().query_one(others, &[]).await.unwrap();
+            (row.get::<_, i64>(0) == 0 && row.get::<_, i64>(1) > 20).then_some(())
+        })
+        .await;
+    }
+
     /// The one message that there is says this, and what goes on is not told again.
     async fn is_told_once(&self, condition: &str, words: &str) {
         let said = self.has_rung(1).await[0].text.clone();
@@ -196,6 +207,53 @@ async fn a_relay_that_is_stopped_rings_through_the_consumer() {
     let _consumer = Postbell::start(&["consume"], &env);
     ops.stage.publish(3).await;
     ops.is_told_once("oldest_due", "最早的一条已晚 ").await;
+}
+
+/// A stage on which events wait for their robot, and what is late rings after 3 s.
+async fn waiting() -> Ops {
+    let ops = Ops::of(Stage::strict_within(Duration::from_secs(2)).await).await;
+    let env = ops.env.clone().with("NOTIFICATION_ALERT_OLDEST_DUE", "3s").with("NOTIFICATION_SEND_LEASE", "3s");
+    Ops { env, ..ops }
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_killed_rings_though_all_that_is_open_waits_for_its_robot() {
+    let ops = waiting().await;
+    let _relay = ops.start("relay");
+    let mut consumer = ops.start("consume");
+    ops.stage.publish(200).await;
+    ops.stage.robot.wait_for_messages(1, SOON).await.unwrap();
+    ops.everything_waits().await;
+    consumer.sigkill().await;
+    ops.is_told_once("oldest_due", "最早的一条已晚 ").await;
+    // Hints of those that were unparked are renewed for ever.
+    ops.goes_on_for("oldest_due", 4.0).await;
+    ops.has_rung(1).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_killed_rings_though_all_that_is_open_waits_for_its_robot() {
+    let ops = waiting().await;
+    let mut relay = ops.start("relay");
+    let _consumer = ops.start("consume");
+    ops.stage.publish(200).await;
+    ops.stage.robot.wait_for_messages(1, SOON).await.unwrap();
+    ops.everything_waits().await;
+    relay.sigkill().await;
+    ops.is_told_once("oldest_due", "最早的一条已晚 ").await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_robot_that_sends_slowly_rings_nobody() {
+    let ops = waiting().await;
+    let _postbell = ops.start("run");
+    ops.stage.publish(100).await;
+    ops.stage.settled_within(3 * SOON).await;
+    let client = ops.stage.world.client();
+    let waited = "select max(delivered_at - created_at) > interval '6 s' from notification_events";
+    assert!(client.query_one(waited, &[]).await.unwrap().get::<_, bool>(0), "longer than what is late");
+    let late = client.query("select from notification_alerts where condition = 'oldest_due'", &[]).await.unwrap();
+    assert!(late.is_empty() && ops.robot.messages().is_empty(), "{:#?}", ops.robot.messages());
 }
 
 #[tokio::test]
@@ -520,6 +578,68 @@ async fn what_is_late_rings_hinted_or_not_and_what_was_published_just_now_is_not
         assert!(rights[0].condition == "oldest_due" && (660..720).contains(&late), "{rights:?}");
         store(&world).alerts_rung(&rights, false).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_waits_is_late_since_its_robot_could_have_sent_it_and_sent_nothing() {
+    let world = World::new().await;
+    let client = world.client();
+    client
+        .batch_execute(
+            "insert into notification_channels (name, webhook, enabled) values
+                ('hr', 'env:HR', true), ('other', 'env:HR', true), ('disabled', 'env:HR', false);
+             insert into notification_channels (name, robots) values ('pool', '{hr, other, disabled}')",
+        )
+        .await
+        .unwrap();
+    let robots = "insert into notification_robots (updated_at, name, rate_limit, rate_window, urgent_reserve, slots";
+    let ago = |minutes: i32| format!("now() - interval '{minutes} min'");
+    let none = "null, null, 0, '{}'";
+    // Which lane, how its robots are, for how many minutes it has stood still; all that waits waits for 90.
+    for (lane, robot, late) in [
+        ("hr", String::new(), Some(90)),
+        ("?hr", String::new(), None),
+        ("gone#1", String::new(), Some(90)),
+        ("disabled", String::new(), None),
+        ("hr", format!("{robots}) values ({}, 'hr', {none})", ago(20)), Some(20)),
+        ("hr", format!("{robots}) values ({}, 'hr', {none})", ago(9)), None),
+        ("hr", format!("{robots}, cool_until) values ({}, 'hr', {none}, {})", ago(80), ago(15)), Some(15)),
+        ("hr", format!("{robots}, cool_until) values ({}, 'hr', {none}, 'infinity')", ago(80)), None),
+        ("hr", format!("{robots}, paused_at, paused_by) values ({}, 'hr', {none}, now(), 'x')", ago(80)), None),
+        // Of two places one is kept for urgent events, and one is taken for another hour.
+        ("hr", format!("{robots}) values ({}, 'hr', 2, '1 h', 1, array[{}, {}])", ago(80), ago(30), ago(-60)), None),
+        ("hr", format!("{robots}) values ({}, 'hr', 2, '1 h', 1, array[{}, {}])", ago(80), ago(30), ago(40)), Some(30)),
+        ("hr", format!("{robots}) values ({}, 'hr', 2, '1 h', 0, array[{}, {}])", ago(80), ago(30), ago(40)), Some(40)),
+        // Of a pool the first that is open counts, and whichever was used last.
+        (
+            "pool",
+            format!(
+                "{robots}, cool_until) values ({0}, 'hr', {none}, 'infinity'), ({0}, 'other', {none}, {1})",
+                ago(80),
+                ago(15)
+            ),
+            Some(15),
+        ),
+        ("pool", format!("{robots}) values ({}, 'hr', {none}), ({}, 'other', {none})", ago(80), ago(5)), None),
+        ("pool", format!("{robots}) values ({}, 'hr', {none}), ({}, 'disabled', {none})", ago(80), ago(5)), Some(80)),
+    ] {
+        let wait = format!(
+            "delete from notification_events; delete from notification_robots; {robot};
+             insert into notification_events (event_type, payload, created_at, scheduled_at, hinted_until, waiting_since, robot)
+             select 'waits', '{{}}', at, at, until, at, '{lane}'
+             from (select now() - interval '90 min' as at) t, (values ('infinity'::timestamptz), (now() + interval '30 s')) v (until)"
+        );
+        client.batch_execute(&wait).await.unwrap();
+        let rights = look(&world, &[]).await;
+        let late_s = rights.first().map(|right| right.detail["late_s"].as_u64().unwrap());
+        assert_eq!(late_s.map(|seconds| seconds / 60), late, "{lane}: {robot}");
+        client.batch_execute("delete from notification_alerts").await.unwrap();
+    }
+    // A robot without a budget is not written when it sends, but what it sends is.
+    attempts(&world, "success", 1).await;
+    client.batch_execute(&format!("{robots}) values ({}, 'default', {none})", ago(80))).await.unwrap();
+    client.batch_execute("update notification_events set robot = 'default'").await.unwrap();
+    assert_eq!(look(&world, &[]).await, []);
 }
 
 #[tokio::test]

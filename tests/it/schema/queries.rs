@@ -491,6 +491,8 @@ async fn a_look_for_alerts_costs_the_same_whatever_the_tables_hold() {
             select 'open', '{}', case when n % 2 = 0 then now() + interval '1 minute' end from generate_series(1, 20000) n;
             insert into notification_events (event_type, payload, scheduled_at)
             select 'later', '{}', now() + interval '1 day' from generate_series(1, 20000) n;
+            insert into notification_events (event_type, payload, hinted_until, waiting_since, robot)
+            select 'waits', '{}', 'infinity', now(), 'robot ' || n % 4 from generate_series(1, 20000) n;
             insert into notification_attempts
                 (started_at, event_id, replay_count, attempt, duration_ms, tries, class, robot, worker)
             select now(), gen_random_uuid(), 0, 1, 1, 1, 'success', 'default', 'w' from generate_series(1, 100000) n",
