@@ -1,5 +1,5 @@
 -- check_alerts: finds out what is wrong, notes it, and takes the right to ring about that of which it is time to.
--- $1 dead letters that are too many; $2 share of failed sends that is too much, $3 of the sends of so many seconds, $4 least
+-- $1 dead letters that are too many; $2 percent of failed sends that are too many, $3 of the sends of so many seconds, $4 least
 -- sends; $5 seconds that are too late. Null: not watched.
 -- $6 seconds between two messages about the same, $7 seconds for which something must be over before it is said to be,
 -- $8 seconds for which the right lasts
@@ -25,17 +25,27 @@ with dead as (
     ) failed_rows
 ), last_sends as (
     -- The newest by their ids, which are an index in order; there is none of times that says so little in so few pages.
-    select id, class, started_at > now() - $3::double precision * interval '1 second' as is_recent
+    select id, event_id, digest_id, class, started_at
     from notification_attempts
     order by id desc
-    limit case when $2::double precision is null then 0 else 5000 end
+    limit case when $2::bigint is null then 0 else 5000 end
 ), sends as (
-    -- A robot whose settings are wrong has an alert of its own; what is withheld was not sent.
-    select count(*) filter (where is_recent) as sends,
-           count(*) filter (where is_recent and class <> 'success') as failed,
-           coalesce((array_agg(class = 'success' order by id desc))[1], true) as last_succeeded
-    from last_sends
-    where class not in ('robot', 'withheld')
+    select count(*) filter (where counts and is_recent) as sends,
+           count(*) filter (where counts and is_recent and class <> 'success') as failed,
+           coalesce((array_agg(class = 'success' order by id desc) filter (where counts))[1], true) as last_succeeded,
+           -- So long only, where so many were sent that not all of the time was looked at.
+           least($3, case when count(*) = 5000 then extract(epoch from now() - min(started_at)) end)::bigint as span_s
+    from (
+        select *, started_at > now() - $3::double precision * interval '1 second' as is_recent,
+               -- A robot whose settings are wrong has an alert of its own; what is withheld was not sent.
+               class not in ('robot', 'withheld')
+               -- A message of several events has a row for each of them, at each send: those of one of them are the sends.
+               and (
+                   digest_id is null
+                   or event_id = first_value(event_id) over (partition by digest_id order by event_id)
+               ) as counts
+        from last_sends
+    ) told_apart
 ), oldest as (
     -- Since when it should be sent: a hint that is renewed for ever, because nobody takes it, is no reason to wait. What waits
     -- for its robot is looked at below. Five hundred of each kind in order are enough: whole batches are hinted oldest first.
@@ -77,8 +87,8 @@ with dead as (
     union all
     -- Unknown while nothing, or no success, has come since: silence is no sign that it is over.
     select 'failure_rate', '', now(),
-           case when sends >= $4::bigint and failed > 0 and failed >= $2 * sends then true when last_succeeded then false end,
-           jsonb_build_object('sends', sends, 'failed', failed)
+           case when sends >= $4::bigint and failed > 0 and failed * 100 >= $2 * sends then true when last_succeeded then false end,
+           jsonb_build_object('sends', sends, 'failed', failed, 'span_s', span_s)
     from sends
     where $2 is not null
     union all

@@ -39,14 +39,14 @@ impl Store {
         lease: Duration,
     ) -> anyhow::Result<Vec<Right>> {
         let letters = config.alert_dead_letters.0.map(i64::from);
-        let share = config.alert_failure_rate.0.map(|rate| f64::from(rate.percent) / 100.0);
+        let percent = config.alert_failure_rate.0.map(|rate| i64::from(rate.percent));
         let period = config.alert_failure_rate.0.map(|rate| rate.period.as_secs_f64());
         let least = i64::try_from(config.alert_least_sends).unwrap_or(i64::MAX);
         let late = config.alert_oldest_due.0.map(|late| late.as_secs_f64());
         let [window, quiet, lease] = [config.alert_window, quiet, lease].map(|span| span.as_secs_f64());
         let query = query!("check_alerts");
         let rows = self
-            .rows("check_alerts", query, &[&letters, &share, &period, &least, &late, &window, &quiet, &lease])
+            .rows("check_alerts", query, &[&letters, &percent, &period, &least, &late, &window, &quiet, &lease])
             .await?;
         let right = |row: &tokio_postgres::Row| Right {
             condition: row.get("condition"),

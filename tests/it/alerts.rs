@@ -531,6 +531,48 @@ async fn sends_that_fail_ring_in_numbers_and_silence_is_no_sign_that_it_is_over(
 }
 
 #[tokio::test]
+async fn a_message_of_several_events_is_one_send_each_time_it_is_sent() {
+    let world = World::new().await;
+    let client = world.client();
+    client.batch_execute("create table message as select gen_random_uuid() as id").await.unwrap();
+    let digest = async |class: &str, attempt: i32| {
+        let insert = "insert into notification_attempts
+                (started_at, event_id, digest_id, replay_count, attempt, duration_ms, tries, class, robot, worker)
+            select now(), md5(message.id::text || n)::uuid, message.id, 0, $2 + n % 3, 1, 1, $1, 'default', 'w'
+            from message, generate_series(1, 20) n";
+        client.execute(insert, &[&class, &attempt]).await.unwrap();
+    };
+    digest("ambiguous", 1).await;
+    digest("success", 5).await;
+    attempts(&world, "success", 1).await;
+    assert_eq!(ring(&world).await, [], "one of three");
+    attempts(&world, "transient", 1).await;
+    let rights = look(&world, &[]).await;
+    let detail = json!({ "sends": 4, "failed": 2, "span_s": 600 });
+    assert_eq!(rights.iter().map(|right| &right.detail).collect::<Vec<_>>(), [&detail]);
+}
+
+#[tokio::test]
+async fn a_share_is_reached_by_just_so_many_and_is_that_of_the_time_that_was_looked_at() {
+    let world = World::new().await;
+    attempts(&world, "success", 9).await;
+    attempts(&world, "transient", 10).await;
+    let flags = ["--alert-failure-rate=55%/10m"];
+    assert_eq!(look(&world, &flags).await, [], "10 of 19");
+    attempts(&world, "transient", 1).await;
+    let rights = look(&world, &flags).await;
+    assert_eq!(rights.len(), 1, "11 of 20");
+    store(&world).alerts_rung(&rights, true).await.unwrap();
+    attempts(&world, "transient", 5_000).await;
+    let client = world.client();
+    client.batch_execute("update notification_attempts set started_at = now() - interval '90 s'").await.unwrap();
+    assert_eq!(look(&world, &flags).await, [], "people know");
+    let detail = "select detail from notification_alerts";
+    let detail: serde_json::Value = client.query_one(detail, &[]).await.unwrap().get(0);
+    assert_eq!((&detail["sends"], &detail["span_s"]), (&json!(5_000), &json!(90)));
+}
+
+#[tokio::test]
 async fn a_robot_rings_that_postbell_paused_and_somebody_uses_and_none_that_a_person_paused() {
     let world = World::new().await;
     world
