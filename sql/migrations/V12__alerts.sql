@@ -106,7 +106,36 @@ as $$
     where since <= now()
 $$;
 
-revoke execute on function public.notification_stalled_since() from public;
+-- Robots that are paused and of use to somebody: whose target is enabled, or for which something waits. Nobody waits for one
+-- that a person disabled, or that was named by a URL which nobody uses any more.
+create function public.notification_paused_robots()
+returns table (name text, paused_at timestamptz, paused_by text, pause_reason text)
+language sql stable
+as $$
+    select r.name, r.paused_at, r.paused_by, r.pause_reason
+    from public.notification_robots r
+    where r.paused_at is not null
+      and not exists (select from public.notification_channels c where c.name = r.name and not c.enabled)
+      and (
+          r.name = 'default'
+          or exists (
+              select
+              from public.notification_channels c
+              where c.enabled and (c.name = r.name or r.name = any(c.robots))
+          )
+          or (
+              -- Ordered and limited rather than exists: so that the index is probed, and not read, however many wait.
+              select true
+              from public.notification_events e
+              where e.waiting_since is not null and e.completed_at is null and e.failed_at is null
+                and e.robot = r.name
+              order by e.robot, e.urgent, e.hinted_until, e.seq
+              limit 1
+          )
+      )
+$$;
+
+revoke execute on function public.notification_stalled_since(), public.notification_paused_robots() from public;
 
 -- Gives a role what its kind needs, and no more:
 --   writer    business code: insert (also insert ... returning id), notification_publish
@@ -161,8 +190,8 @@ begin
         execute pg_catalog.format('grant select on public.notification_channels, public.postbell_schema_history,
             public.notification_status to %I', role_name);
         execute pg_catalog.format('grant execute on function public.notification_wake_relay(),
-            public.notification_mask_target(text), public.notification_lanes(), public.notification_stalled_since()
-            to %I', role_name);
+            public.notification_mask_target(text), public.notification_lanes(), public.notification_stalled_since(),
+            public.notification_paused_robots() to %I', role_name);
     else
         raise exception 'unknown kind %', pg_catalog.quote_literal(kind)
             using hint = 'a kind is writer, reader, operator or relay';

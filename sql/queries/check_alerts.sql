@@ -96,25 +96,10 @@ with dead as (
     from late
     where due_since <= now() - $5 * interval '1 second'
     union all
-    -- Of those that are of use to somebody. Whoever pauses a robot by hand knows of it.
+    -- Whoever pauses a robot by hand knows of it.
     select 'robot_paused', name, paused_at, true, jsonb_build_object('reason', coalesce(pause_reason, ''))
-    from notification_robots r
+    from notification_paused_robots()
     where paused_by = 'postbell'
-      and (
-          name = 'default'
-          or exists (select from notification_channels c where c.name = r.name or r.name = any(c.robots))
-          or (
-              -- Ordered and limited rather than exists: so that the index is probed, and not read, however many wait.
-              select true
-              from notification_events e
-              where e.waiting_since is not null
-                and e.completed_at is null
-                and e.failed_at is null
-                and e.robot = r.name
-              order by e.robot, e.urgent, e.hinted_until, e.seq
-              limit 1
-          )
-      )
 ), raised as (
     insert into notification_alerts as a (condition, subject, raised_at, held_at, detail, ringing_until)
     select condition, subject, since, now(), detail, now() + $8::double precision * interval '1 second'

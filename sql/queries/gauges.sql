@@ -12,7 +12,8 @@ with target as (
                              - (select count(*) from unnest(r.slots) slot where slot > now()), 0)
            end as budget_left,
            greatest(extract(epoch from r.cool_until - now()), 0) as cools_s,
-           r.paused_at is not null as paused
+           -- Of others only those that are of use: what nobody needs is nothing to mend.
+           r.paused_at is not null and r.name in (select name from notification_paused_robots()) as paused
     from notification_robots r
     left join target on target.name = r.name
 ), waiting as (

@@ -579,13 +579,16 @@ async fn a_robot_rings_that_postbell_paused_and_somebody_uses_and_none_that_a_pe
         .client()
         .batch_execute(
             "insert into notification_channels (name, webhook) values ('hr', 'env:HR'), ('by-hand', 'env:HR');
-             insert into notification_channels (name, robots) values ('pool', '{member}');
+             insert into notification_channels (name, webhook, enabled) values ('disabled', 'env:HR', false);
+             insert into notification_channels (name, robots) values ('pool', '{member, disabled}');
+             insert into notification_channels (name, robots, enabled) values ('closed', '{of closed}', false);
              insert into notification_robots (name, paused_at, paused_by, pause_reason)
              select name, now(), by, 'robot''s settings: x' from (values
                 ('default', 'postbell'), ('hr', 'postbell'), ('member', 'postbell'), ('h#1', 'postbell'),
-                ('gone', 'postbell'), ('by-hand', 'Li Hua')) v (name, by);
+                ('gone', 'postbell'), ('by-hand', 'Li Hua'), ('disabled', 'postbell'), ('of closed', 'postbell')) v (name, by);
              insert into notification_events (event_type, payload, hinted_until, waiting_since, robot, created_at)
-             values ('a', '{}', 'infinity', now(), 'h#1', now() - interval '1 day')",
+             select 'a', '{}', 'infinity', now(), robot, now() - interval '1 day'
+             from unnest('{h#1, disabled}'::text[]) robot",
         )
         .await
         .unwrap();

@@ -469,6 +469,21 @@ async fn gauges_are_read_without_a_look_at_rows_that_have_ended() {
     assert_eq!(value("robot_paused", Some("default")).await, Some(0.0));
     client.batch_execute("select notification_robot_pause('default')").await.unwrap();
     assert_eq!(value("robot_paused", Some("default")).await, Some(1.0));
+    // Of those that are named by their URLs, what somebody waits for; and nobody waits for what a person disabled.
+    let others = async || value("robot_paused", Some("other")).await;
+    client
+        .batch_execute(
+            "select notification_robot_pause('a.example#1'), notification_robot_pause('b.example#2');
+             delete from notification_events where robot = 'a.example#1'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(others().await, Some(1.0));
+    client.batch_execute("delete from notification_events where robot = 'b.example#2'").await.unwrap();
+    assert_eq!(others().await, Some(0.0));
+    let disable = "insert into notification_channels (name, webhook, enabled) values ('default', 'env:X', false)";
+    client.batch_execute(disable).await.unwrap();
+    assert_eq!(value("robot_paused", Some("default")).await, Some(0.0));
     assert!(value("oldest_xmin_age", None).await.unwrap() >= 0.0);
     let alerts = "insert into notification_alerts (condition, subject, raised_at, held_at, cleared_at) values
         ('robot_paused', 'a', now(), now(), null), ('robot_paused', 'b', now(), now(), null),
