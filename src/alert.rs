@@ -101,12 +101,12 @@ impl Alerts {
                         subject,
                         is_over,
                         reason,
-                        "the operations robot could not be rung; trying again at the next look"
+                        "the operations robot could not be rung; trying again in a while"
                     );
                 }
             }
         }
-        self.store.alerts_rung(rights, were_told).await
+        self.store.alerts_rung(rights, were_told, self.config.alert_interval).await
     }
 }
 

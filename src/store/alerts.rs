@@ -61,13 +61,13 @@ impl Store {
         Ok(rows.iter().map(right).collect())
     }
 
-    /// Notes that people were told, or gives the right back.
-    pub async fn alerts_rung(&self, rights: &[Right], were_told: bool) -> anyhow::Result<()> {
+    /// Notes that people were told, or that they were not: then anybody may try after the rest.
+    pub async fn alerts_rung(&self, rights: &[Right], were_told: bool, rest: Duration) -> anyhow::Result<()> {
         let conditions: Vec<&str> = rights.iter().map(|right| right.condition.as_str()).collect();
         let subjects: Vec<&str> = rights.iter().map(|right| right.subject.as_str()).collect();
         let ends: Vec<Timestamp> = rights.iter().map(|right| right.until).collect();
         let over: Vec<bool> = rights.iter().map(|right| right.is_over).collect();
-        let query = query!("alerts_rung");
-        self.rows("alerts_rung", query, &[&conditions, &subjects, &ends, &over, &were_told]).await.map(drop)
+        let (query, rest) = (query!("alerts_rung"), rest.as_secs_f64());
+        self.rows("alerts_rung", query, &[&conditions, &subjects, &ends, &over, &were_told, &rest]).await.map(drop)
     }
 }

@@ -1,7 +1,7 @@
 //! What is wrong rings the operations robot: once, whoever looks, and once more when it is over.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use postbell::config;
@@ -289,7 +289,7 @@ async fn a_process_that_is_killed_before_or_after_it_rang_costs_no_message_and_s
 }
 
 #[tokio::test]
-async fn what_the_operations_robot_refuses_is_logged_and_rung_at_the_next_look() {
+async fn what_the_operations_robot_refuses_is_logged_and_rung_again() {
     let ops = Ops::new().await;
     ops.robot.script([Rule::new(Do::Errcode { code: -1, msg: "system busy".into() }).times(2)]);
     ops.execute(DEAD_LETTERS).await;
@@ -300,6 +300,19 @@ async fn what_the_operations_robot_refuses_is_logged_and_rung_at_the_next_look()
     assert_eq!(ops.robot.requests().len(), 3);
     let log = postbell.stderr().join("\n");
     assert!(!log.contains("SECops") && !log.contains("access_token="), "{log}");
+}
+
+#[tokio::test]
+async fn what_the_operations_robot_refuses_is_rung_again_once_an_interval_however_many_look() {
+    let ops = Ops::new().await;
+    ops.robot.script([Rule::new(Do::Errcode { code: 130101, msg: "send too fast".into() }).forever()]);
+    ops.execute(DEAD_LETTERS).await;
+    let env = ops.env.clone().with("NOTIFICATION_ALERT_INTERVAL", "1s");
+    let _processes = [(); 4].map(|()| Postbell::start(&["relay"], &env));
+    ops.robot.wait_for_requests(1, SOON).await.unwrap();
+    let first = Instant::now();
+    ops.robot.wait_for_requests(4, SOON).await.unwrap();
+    assert!(first.elapsed() > Duration::from_millis(2_500), "{:?}", first.elapsed());
 }
 
 #[tokio::test]
@@ -411,7 +424,7 @@ fn store(world: &World) -> Store {
 /// One look, of which people are told.
 async fn ring(world: &World) -> Vec<(String, bool)> {
     let rights = look(world, &[]).await;
-    store(world).alerts_rung(&rights, true).await.unwrap();
+    store(world).alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
     rights.into_iter().map(|right| (right.condition, right.is_over)).collect()
 }
 
@@ -487,7 +500,7 @@ async fn of_many_that_look_at_the_same_moment_one_has_the_right() {
         let rights: Vec<Right> = looks.into_iter().flat_map(Result::unwrap).collect();
         assert_eq!(rights.len(), 1, "{rights:?}");
         assert_eq!(rights[0].is_over, is_over);
-        stores[0].alerts_rung(&rights, true).await.unwrap();
+        stores[0].alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
     }
 }
 
@@ -502,8 +515,10 @@ async fn a_right_that_is_not_used_ends_and_one_that_is_given_back_is_anybodys() 
     let again = look(&world, &[]).await;
     assert_eq!(again.len(), 1, "whose it was told nobody");
     // Who comes too late changes nothing.
-    store(&world).alerts_rung(&rights, true).await.unwrap();
-    store(&world).alerts_rung(&again, false).await.unwrap();
+    store(&world).alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
+    store(&world).alerts_rung(&again, false, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(look(&world, &[]).await, [], "what was refused rests");
+    minutes_pass(&world, 1).await;
     assert_eq!(look(&world, &[]).await.len(), 1);
 }
 
@@ -562,7 +577,7 @@ async fn a_share_is_reached_by_just_so_many_and_is_that_of_the_time_that_was_loo
     attempts(&world, "transient", 1).await;
     let rights = look(&world, &flags).await;
     assert_eq!(rights.len(), 1, "11 of 20");
-    store(&world).alerts_rung(&rights, true).await.unwrap();
+    store(&world).alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
     attempts(&world, "transient", 5_000).await;
     let client = world.client();
     client.batch_execute("update notification_attempts set started_at = now() - interval '90 s'").await.unwrap();
@@ -621,7 +636,7 @@ async fn what_is_late_rings_hinted_or_not_and_what_was_published_just_now_is_not
         assert_eq!(rights.len(), 1, "{hinted_until}");
         let late = rights[0].detail["late_s"].as_u64().unwrap();
         assert!(rights[0].condition == "oldest_due" && (660..720).contains(&late), "{rights:?}");
-        store(&world).alerts_rung(&rights, false).await.unwrap();
+        store(&world).alerts_rung(&rights, false, Duration::ZERO).await.unwrap();
     }
 }
 
