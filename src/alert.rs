@@ -30,6 +30,9 @@ use message::Context;
 /// What holds no more must not have been seen for so many looks: what comes and goes is one thing.
 const QUIET_LOOKS: u32 = 3;
 
+/// So many things are told in one message: more than people read, and mostly less than the platform takes.
+const MOST_TOLD: usize = 20;
+
 /// What a right to ring lasts longer than the one request that it is for.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -86,8 +89,12 @@ impl Alerts {
     }
 
     /// Tells people: in one message, so that many robots that are paused at once are no more than the operations robot takes.
+    /// What does not fit into it comes with another.
     async fn ring(&self, rights: &[Right]) -> anyhow::Result<()> {
         let context = Context { config: &self.config, place: &self.place };
+        let fits = |count: &usize| self.robot.fits(&message::written(&rights[..*count], &context));
+        let count = (1..=rights.len().min(MOST_TOLD)).rev().find(fits).unwrap_or(1);
+        let (rights, later) = rights.split_at(count);
         let report = self.robot.ring(&message::written(rights, &context), &key(rights)).await;
         let were_told = report.class == Class::Success;
         for Right { condition, subject, is_over, detail, .. } in rights {
@@ -106,7 +113,9 @@ impl Alerts {
                 }
             }
         }
-        self.store.alerts_rung(rights, were_told, self.config.alert_interval).await
+        let rest = self.config.alert_interval;
+        self.store.alerts_rung(rights, were_told, rest).await?;
+        if later.is_empty() { Ok(()) } else { self.store.alerts_rung(later, false, rest).await }
     }
 }
 

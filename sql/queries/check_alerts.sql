@@ -148,4 +148,5 @@ with dead as (
 select condition, subject, raised_at, held_at, rung_at, cleared_at is not null as is_over, detail, ringing_until
 from (select * from raised union all select * from cleared) noted
 where ringing_until = now() + $8 * interval '1 second'
-order by is_over, condition, subject
+-- Not all of it may fit into a message: of what nobody was told yet first, and then of that which is the longest ago.
+order by rung_at nulls first, is_over, condition, subject

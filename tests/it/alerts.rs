@@ -316,6 +316,32 @@ async fn what_the_operations_robot_refuses_is_rung_again_once_an_interval_howeve
 }
 
 #[tokio::test]
+async fn what_is_more_than_a_message_takes_comes_with_others_and_so_do_the_all_clears() {
+    let ops = Ops::new().await;
+    let pause = "insert into notification_channels (name, webhook) select 'r' || n, 'env:X' from generate_series(10, 54) n;
+        insert into notification_robots (name, paused_at, paused_by, pause_reason)
+        select name, now(), 'postbell', repeat('因', case when name < 'r20' then 4000 else 200 end) from notification_channels";
+    ops.execute(pause).await;
+    let _processes = [(); 2].map(|()| ops.start("relay"));
+    let told = async |sign: &str| {
+        eventually(3 * SOON, "all robots to be told of", async || {
+            let said: Vec<String> = ops.robot.messages().into_iter().map(|message| message.text).collect();
+            let named = |n: i32| {
+                let name = format!("{sign}：机器人 r{n} 暂停\n");
+                said.iter().filter(|text| text.contains(&name)).count()
+            };
+            let counts: Vec<usize> = (10..55).map(named).collect();
+            assert!(counts.iter().all(|count| *count < 2), "{counts:?}");
+            counts.iter().all(|count| *count == 1).then_some(())
+        })
+        .await;
+    };
+    told("告警").await;
+    ops.execute("update notification_robots set paused_at = null, paused_by = null, pause_reason = null").await;
+    told("恢复").await;
+}
+
+#[tokio::test]
 async fn an_operations_robot_with_another_secret_is_told_of_by_the_name_of_the_setting() {
     let ops = Ops::new().await;
     ops.execute(DEAD_LETTERS).await;
