@@ -44,12 +44,20 @@ pub struct Alerts {
     /// Where the database is: several deployments may have one operations robot.
     place: String,
     lease: Duration,
+    hint_lease: Duration,
 }
 
 impl Alerts {
-    /// Rings this robot; a request takes no longer than `send_timeout`.
-    pub fn new(store: Store, robot: OpsRobot, config: config::Alerts, place: String, send_timeout: Duration) -> Alerts {
-        Alerts { store, robot, config, place, lease: send_timeout + LEASE_MARGIN }
+    /// Rings this robot; a request takes no longer than `send_timeout`, and hints last no longer than `hint_lease`.
+    pub fn new(
+        store: Store,
+        robot: OpsRobot,
+        config: config::Alerts,
+        place: String,
+        send_timeout: Duration,
+        hint_lease: Duration,
+    ) -> Alerts {
+        Alerts { store, robot, config, place, lease: send_timeout + LEASE_MARGIN, hint_lease }
     }
 
     /// Looks again and again, until told to stop. What it has begun to ring it ends, as long as the right to lasts.
@@ -65,7 +73,7 @@ impl Alerts {
             pause = self.config.alert_interval;
             let until = Instant::now() + self.lease;
             let rights = tokio::select! {
-                rights = self.store.check_alerts(&self.config, pause * QUIET_LOOKS, self.lease) => rights,
+                rights = self.store.check_alerts(&self.config, pause * QUIET_LOOKS, self.lease, self.hint_lease) => rights,
                 () = stop.cancelled() => return,
             };
             let result = match rights {

@@ -2,7 +2,7 @@
 -- $1 dead letters that are too many; $2 percent of failed sends that are too many, $3 of the sends of so many seconds, $4 least
 -- sends; $5 seconds that are too late. Null: not watched.
 -- $6 seconds between two messages about the same, $7 seconds for which something must be over before it is said to be,
--- $8 seconds for which the right lasts
+-- $8 seconds for which the right lasts, $9 seconds for which a hint does
 with dead as (
     -- Each half walks its index. A thousand more than needed are counted, for the message.
     select count(*) as letters
@@ -46,37 +46,37 @@ with dead as (
                ) as counts
         from last_sends
     ) told_apart
+), open_rows as (
+    -- Those that are due, and those whose hints have not run out, among which are such as are scheduled for so long.
+    (
+        select scheduled_at, created_at, waiting_since, false as is_hinted
+        from notification_events
+        where completed_at is null
+          and failed_at is null
+          and greatest(hinted_until, scheduled_at) <= now()
+        order by greatest(hinted_until, scheduled_at), seq
+        limit case when $5::double precision is null then 0 else 5000 end
+    )
+    union all
+    (
+        select scheduled_at, created_at, waiting_since, true
+        from notification_events
+        where completed_at is null
+          and failed_at is null
+          and greatest(hinted_until, scheduled_at) > now()
+          and greatest(hinted_until, scheduled_at) <= now() + $9::double precision * interval '1 second'
+        order by greatest(hinted_until, scheduled_at), seq
+        limit case when $5::double precision is null then 0 else 5000 end
+    )
 ), oldest as (
     -- Since when it should be sent: a hint that is renewed for ever, because nobody takes it, is no reason to wait. What waits
-    -- for its robot is looked at below. Five hundred of each kind in order are enough: whole batches are hinted oldest first.
-    select min(greatest(scheduled_at, created_at)) as due_since
-    from (
-        (
-            select scheduled_at, created_at, waiting_since
-            from notification_events
-            where completed_at is null
-              and failed_at is null
-              and greatest(hinted_until, scheduled_at) <= now()
-            order by greatest(hinted_until, scheduled_at), seq
-            limit case when $5::double precision is null then 0 else 500 end
-        )
-        union all
-        (
-            select scheduled_at, created_at, waiting_since
-            from notification_events
-            where completed_at is null
-              and failed_at is null
-              and greatest(hinted_until, scheduled_at) > now()
-              -- What is parked for its robot.
-              and greatest(hinted_until, scheduled_at) < 'infinity'
-            order by greatest(hinted_until, scheduled_at), seq
-            limit case when $5::double precision is null then 0 else 500 end
-        )
-    ) open_rows
-    where waiting_since is null
-      and scheduled_at <= now()
+    -- for its robot is looked at below.
+    select min(greatest(scheduled_at, created_at)) filter (where waiting_since is null and scheduled_at <= now()) as due_since,
+           -- The order is that of leases, not of age: behind so many there may be an older one.
+           5000 in (count(*) filter (where is_hinted), count(*) filter (where not is_hinted)) as is_partial
+    from open_rows
 ), late as (
-    select least(due_since, stalled_since) as due_since
+    select least(due_since, stalled_since) as due_since, is_partial
     from oldest
     cross join notification_stalled_since()
     where $5 is not null
@@ -92,9 +92,10 @@ with dead as (
     from sends
     where $2 is not null
     union all
-    select 'oldest_due', '', now(), true, jsonb_build_object('late_s', extract(epoch from now() - due_since)::bigint)
+    -- Unknown while not all are looked at and none of those is late.
+    select 'oldest_due', '', now(), case when due_since <= now() - $5 * interval '1 second' then true when not is_partial then false end,
+           jsonb_build_object('late_s', extract(epoch from now() - due_since)::bigint)
     from late
-    where due_since <= now() - $5 * interval '1 second'
     union all
     -- Whoever pauses a robot by hand knows of it.
     select 'robot_paused', name, paused_at, true, jsonb_build_object('reason', coalesce(pause_reason, ''))

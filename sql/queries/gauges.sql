@@ -32,8 +32,8 @@ with target as (
     group by 1
 ), oldest as (
     -- Since when it should be sent, hinted or not: a hint that is renewed for ever, because nobody takes it, is no reason to
-    -- wait. What waits for its robot is late only where that could have sent it. Five hundred of each kind, in order, are
-    -- enough: whole batches are hinted oldest first.
+    -- wait. What waits for its robot is late only where that could have sent it. Five thousand of each kind are looked
+    -- at, in the order of their leases.
     select min(greatest(scheduled_at, created_at)) as due_since
     from (
         (
@@ -43,7 +43,7 @@ with target as (
               and failed_at is null
               and greatest(hinted_until, scheduled_at) <= now()
             order by greatest(hinted_until, scheduled_at), seq
-            limit 500
+            limit 5000
         )
         union all
         (
@@ -55,7 +55,7 @@ with target as (
               -- What is parked for its robot.
               and greatest(hinted_until, scheduled_at) < 'infinity'
             order by greatest(hinted_until, scheduled_at), seq
-            limit 500
+            limit 5000
         )
     ) open_rows
     where waiting_since is null

@@ -31,22 +31,29 @@ pub struct Right {
 
 impl Store {
     /// Finds out what is wrong, and takes the right to ring about that of which it is time to. Something is over once nobody
-    /// has seen it for as long as `quiet`; a right that is not used lasts as long as `lease`.
+    /// has seen it for as long as `quiet`; a right that is not used lasts as long as `lease`. Hints last no longer than
+    /// `hint_lease`.
     pub async fn check_alerts(
         &self,
         config: &config::Alerts,
         quiet: Duration,
         lease: Duration,
+        hint_lease: Duration,
     ) -> anyhow::Result<Vec<Right>> {
         let letters = config.alert_dead_letters.0.map(i64::from);
         let percent = config.alert_failure_rate.0.map(|rate| i64::from(rate.percent));
         let period = config.alert_failure_rate.0.map(|rate| rate.period.as_secs_f64());
         let least = i64::try_from(config.alert_least_sends).unwrap_or(i64::MAX);
         let late = config.alert_oldest_due.0.map(|late| late.as_secs_f64());
-        let [window, quiet, lease] = [config.alert_window, quiet, lease].map(|span| span.as_secs_f64());
+        let [window, quiet, lease, hint_lease] =
+            [config.alert_window, quiet, lease, hint_lease].map(|span| span.as_secs_f64());
         let query = query!("check_alerts");
         let rows = self
-            .rows("check_alerts", query, &[&letters, &percent, &period, &least, &late, &window, &quiet, &lease])
+            .rows(
+                "check_alerts",
+                query,
+                &[&letters, &percent, &period, &least, &late, &window, &quiet, &lease, &hint_lease],
+            )
             .await?;
         let right = |row: &tokio_postgres::Row| Right {
             condition: row.get("condition"),

@@ -440,7 +440,7 @@ async fn look(world: &World, flags: &[&str]) -> Vec<Right> {
     let store = store(world);
     let config = Flags::parse_from([&["look"], flags].concat()).alerts;
     let minute = Duration::from_secs(60);
-    store.check_alerts(&config, minute, minute).await.unwrap()
+    store.check_alerts(&config, minute, minute, minute).await.unwrap()
 }
 
 fn store(world: &World) -> Store {
@@ -521,7 +521,7 @@ async fn of_many_that_look_at_the_same_moment_one_has_the_right() {
     for (sql, is_over) in [(DEAD_LETTERS, false), ("select notification_purge_all()", true)] {
         world.client().batch_execute(sql).await.unwrap();
         minutes_pass(&world, 2).await;
-        let looks = stores.iter().map(|store| store.check_alerts(&config, minute, minute));
+        let looks = stores.iter().map(|store| store.check_alerts(&config, minute, minute, minute));
         let looks = futures_util::future::join_all(looks).await;
         let rights: Vec<Right> = looks.into_iter().flat_map(Result::unwrap).collect();
         assert_eq!(rights.len(), 1, "{rights:?}");
@@ -663,6 +663,40 @@ async fn what_is_late_rings_hinted_or_not_and_what_was_published_just_now_is_not
         let late = rights[0].detail["late_s"].as_u64().unwrap();
         assert!(rights[0].condition == "oldest_due" && (660..720).contains(&late), "{rights:?}");
         store(&world).alerts_rung(&rights, false, Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_late_is_found_among_younger_ones_and_not_held_to_be_over_where_there_are_too_many() {
+    let world = World::new().await;
+    let client = world.client();
+    let late = "insert into notification_events (event_type, payload, scheduled_at, created_at, hinted_until)
+        select 'late', '{}', at, at, now() + interval '50 s' from (select now() - interval '11 minutes' as at) t";
+    let hinted = "now(), now() + interval '40 s'";
+    let crowd = |count: i32, times: &str| {
+        format!(
+            "insert into notification_events (event_type, payload, scheduled_at, hinted_until)
+             select 'crowd', '{{}}', {times} from generate_series(1, {count})"
+        )
+    };
+    client.batch_execute(&format!("{late}; {}", crowd(2_000, hinted))).await.unwrap();
+    assert_eq!(ring(&world).await, raised("oldest_due"));
+    for (count, times, is_known) in [
+        (6_000, hinted, false),
+        (6_000, "now() + interval '30 s', null", false),
+        (6_000, "now(), null", false),
+        (100, hinted, true),
+        (6_000, "now() + interval '1 day', null", true),
+    ] {
+        client.batch_execute(&format!("delete from notification_events; {}", crowd(count, times))).await.unwrap();
+        minutes_pass(&world, 2).await;
+        let expected = if is_known { over("oldest_due") } else { vec![] };
+        assert_eq!(ring(&world).await, expected, "{count} of {times}");
+        if is_known {
+            minutes_pass(&world, 40).await;
+            client.batch_execute(late).await.unwrap();
+            assert_eq!(ring(&world).await, raised("oldest_due"), "{count} of {times}");
+        }
     }
 }
 

@@ -210,7 +210,7 @@ async fn a_claim_hints_urgent_rows_before_older_ones_within_its_limits() {
 }
 
 /// With the thresholds and times that are the default.
-const CHECK_ALERTS: &str = "(10, 50, 600, 3, 600, 1800, 180, 15)";
+const CHECK_ALERTS: &str = "(10, 50, 600, 3, 600, 1800, 180, 15, 60)";
 
 /// How much a statement touched: pages, and rows that it looked at in vain.
 async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
@@ -223,7 +223,7 @@ async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
         "backlog" | "gauges" => "(bigint)",
         "check_alerts" => {
             "(bigint, bigint, double precision, bigint, double precision, double precision, double precision, \
-             double precision)"
+             double precision, double precision)"
         }
         "retain_delivered" | "retain_failed" => "(double precision, bigint, timestamptz)",
         "retain_attempts" | "retain_audit" => "(double precision, bigint, bigint)",
