@@ -82,7 +82,9 @@ fn remedy(condition: Condition) -> &'static str {
             "postbell dead-letter list 看原因，改正后 postbell dead-letter replay，不再需要的 postbell dead-letter purge"
         }
         Condition::FailureRate => "postbell list --since 1h 看 last_error；postbell doctor 检查网络与机器人",
-        Condition::RobotPaused => "postbell robots 看状态；改正 webhook、密钥、关键词或 IP 白名单，一分钟内自动恢复",
+        Condition::RobotPaused => {
+            "postbell robots 看状态；改正 webhook、密钥、关键词或 IP 白名单，一分钟内自动恢复；没有消息在等时 postbell robots test 名称 试一次，或 postbell robots resume 名称"
+        }
         Condition::OldestDue => "看 relay 与 consumer 是否在运行（/readyz）；postbell doctor；postbell stats",
     }
 }

@@ -163,6 +163,29 @@ async fn a_secret_that_is_broken_rings_once_and_gives_the_all_clear_once_it_is_m
 }
 
 #[tokio::test]
+async fn a_secret_that_is_mended_gives_the_all_clear_though_no_event_waits_to_try_it() {
+    for probe in ["now() - interval '1 minute'", "now() + interval '1 minute'"] {
+        let stage = Stage::with(Settings { secret: Some("SECright".into()), ..Settings::default() }).await;
+        let file = std::env::temp_dir().join(format!("postbell-test-secret-{:016x}", fastrand::u64(..)));
+        std::fs::write(&file, "SECwrong\n").unwrap();
+        let ops = Ops::of(stage).await;
+        let insert = "insert into notification_channels (name, webhook, secret) values ('hr', 'env:DINGTALK_NOTIFICATION_WEBHOOK', $1)";
+        let secret = format!("file:{}", file.display());
+        ops.stage.world.client().execute(insert, &[&secret]).await.unwrap();
+        let postbell = ops.start("run");
+        ops.stage.publish_listed(1, "hr").await;
+        ops.is_told_once("robot_paused", "机器人 hr 暂停").await;
+        ops.execute("select notification_cancel(id) from notification_events").await;
+        ops.execute(&format!("update notification_robots set probe_at = {probe}")).await;
+
+        std::fs::write(&file, "SECright\n").unwrap();
+        postbell.wait_for_line("robot resumed: its settings have changed", SOON).await;
+        ops.is_over("robot_paused").await;
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_ring_once_and_a_replay_gives_the_all_clear_once() {
     let ops = Ops::new().await;
     let _postbell = ops.start("run");
