@@ -6,7 +6,8 @@
 //! look. Nothing of it goes through the outbox, which may be what fails.
 //!
 //! The right to ring ends by itself. Who dies between taking it and ringing costs a delay; who dies between ringing and noting
-//! so, a second message with the same `msgUuid`.
+//! so, a second message. It has the same `msgUuid`, so that people do not see it, as long as it tells the same things; where
+//! something has begun or ended meanwhile it is another message, and they read the rest of it twice.
 //!
 //! A database that cannot be reached gives nobody the right: then each process says so in its log, `/readyz` fails, and who
 //! looks at those rings.
@@ -148,6 +149,8 @@ mod tests {
         let again = Right { until: "2026-11-27T13:00:00Z".parse().unwrap(), detail: 5.into(), ..right.clone() };
         assert_eq!(key(std::slice::from_ref(&right)), key(&[again]));
         assert_eq!(key(std::slice::from_ref(&right)).len(), 32);
+        let together = [right.clone(), message::tests::right(Condition::DeadLetters, "", false)];
+        assert_ne!(key(std::slice::from_ref(&right)), key(&together), "what is told with other things is told again");
         for other in [
             Right { rung_at: Some(right.raised_at), ..right.clone() },
             Right { is_over: true, ..right.clone() },
