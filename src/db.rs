@@ -253,6 +253,7 @@ fn grant_for(refusal: &str) -> &'static str {
         "notification_find",
         "notification_attempts",
         "notification_audit",
+        "notification_alerts",
     ];
     let done = [
         "notification_channels",

@@ -34,10 +34,16 @@ const FULL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often rows that rest for robots are looked at while there is other work.
 const UNPARK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Where so many rows were found in one claim, but no full batch of them, more are on their way: after this pause there are
-/// enough of them for a statement to be worth its while, and the database has the time for those who insert.
+/// Where a claim finds so many rows, but no full batch of them, more are on their way.
 const MANY: usize = 4;
+
+/// How long they gather before the next claim, until there are enough for a statement to be worth its while: the database
+/// has that time for those who insert.
 const GATHERING: Duration = Duration::from_millis(5);
+
+/// The same where more than so many come in a second.
+const LONG_GATHERING: Duration = Duration::from_millis(20);
+const VERY_MANY: f64 = 1_500.0;
 
 /// A stream that stays full this long has no consumer that keeps up: that is for people to know.
 const FULL_PATIENCE: Duration = Duration::from_secs(30);
@@ -58,6 +64,7 @@ pub struct Relay<Q> {
     hints_lost: Option<std::time::Instant>,
     full_since: Option<Instant>,
     unparked_at: Option<Instant>,
+    moved_at: Option<Instant>,
     /// Claimed while the batch before was on its way to the queue.
     ahead: Vec<Claimed>,
     scan: Scan,
@@ -124,6 +131,7 @@ impl<Q: Queue> Relay<Q> {
             hints_lost: None,
             full_since: None,
             unparked_at: None,
+            moved_at: None,
             ahead: Vec::new(),
             scan: Scan::default(),
         }
@@ -196,8 +204,9 @@ impl<Q: Queue> Relay<Q> {
                 self.health.moved(PART);
                 self.full_since = None;
                 self.waker.stand_up().await;
-                let is_gathering = (MANY..self.batch_size).contains(&rows) && self.ahead.is_empty();
-                Ok(if is_gathering { Next::After(GATHERING) } else { Next::AtOnce })
+                let since = self.moved_at.replace(Instant::now()).map_or(Duration::MAX, |at| at.elapsed());
+                let is_full = rows >= self.batch_size || !self.ahead.is_empty();
+                Ok(if is_full { Next::AtOnce } else { gathering(rows, since).map_or(Next::AtOnce, Next::After) })
             }
             Pass::Full => {
                 self.waker.stand_up().await;
@@ -388,6 +397,15 @@ impl<Q: Queue> Relay<Q> {
     }
 }
 
+/// How long the next rows gather, after a claim that found so many since the one before it.
+fn gathering(rows: usize, since: Duration) -> Option<Duration> {
+    match rows as f64 / since.as_secs_f64() {
+        _ if rows < MANY => None,
+        a_second if a_second > VERY_MANY => Some(LONG_GATHERING),
+        _ => Some(GATHERING),
+    }
+}
+
 fn hinted(message: &Message, began: std::time::Instant) -> Step<'_> {
     Step {
         name: "hint",
@@ -399,5 +417,24 @@ fn hinted(message: &Message, began: std::time::Instant) -> Step<'_> {
         began: Some(began),
         took: began.elapsed(),
         sent: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_event_waits_for_no_other_and_many_gather_the_longer_the_more_there_are() {
+        let milliseconds = Duration::from_millis;
+        for rows in 1..MANY {
+            assert_eq!(gathering(rows, milliseconds(1)), None, "{rows}");
+        }
+        assert_eq!(gathering(5, milliseconds(6)), Some(GATHERING));
+        assert_eq!(gathering(100, Duration::MAX), Some(GATHERING), "the first for long");
+        assert_eq!(gathering(12, milliseconds(6)), Some(LONG_GATHERING));
+        // Once they gather for long, those that come less often gather for long no more.
+        assert_eq!(gathering(40, milliseconds(22)), Some(LONG_GATHERING));
+        assert_eq!(gathering(22, milliseconds(22)), Some(GATHERING));
     }
 }

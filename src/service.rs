@@ -40,6 +40,9 @@ const CONSUMER_CONNECTIONS: usize = 4;
 /// Most rows counted for the backlog gauge.
 const BACKLOG_LIMIT: i64 = 100_000;
 
+/// How long leaving the queue may take when the process ends.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Scrapes more frequent than this see the same numbers.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -163,8 +166,8 @@ impl Service {
             parts.spawn(named("consumer", consumer.run(stop)));
         }
         let result = join(parts, &stop).await;
-        queue.leave().await;
-        traces.flush().await;
+        // Whoever is left in the group is removed by the others.
+        let _ = tokio::join!(tokio::time::timeout(LEAVE_TIMEOUT, queue.leave()), traces.flush());
         tracing::info!("stopped");
         result
     }
@@ -272,17 +275,28 @@ fn refresh(
     queue: Arc<RedisQueue>,
     metrics: Arc<Metrics>,
 ) -> impl Fn() -> futures_util::future::BoxFuture<'static, ()> + Clone + Send + Sync {
-    let last = Arc::new(tokio::sync::Mutex::new(None::<tokio::time::Instant>));
+    let last = Arc::new(tokio::sync::Mutex::new(None::<(tokio::time::Instant, bool)>));
     move || {
         let (store, queue, metrics, last) = (store.clone(), queue.clone(), metrics.clone(), last.clone());
         let pools = pools.clone();
         Box::pin(async move {
             let mut last = last.lock().await;
-            if last.is_some_and(|last| last.elapsed() < GAUGE_INTERVAL) {
+            if last.is_some_and(|(at, _)| at.elapsed() < GAUGE_INTERVAL) {
                 return;
             }
-            *last = Some(tokio::time::Instant::now());
-            tokio::join!(read_tables(&store, &metrics), read_streams(&queue, &metrics));
+            let was_read = last.is_none_or(|(_, was_read)| was_read);
+            *last = Some((tokio::time::Instant::now(), was_read));
+            let (read, ()) = tokio::join!(read_tables(&store, &metrics), read_streams(&queue, &metrics));
+            // Said once: the gauges keep what they had, and look as if all were well.
+            match read.as_ref().map_err(|error| format!("{error:#}")) {
+                Err(error) if was_read => {
+                    tracing::warn!(error, "the tables cannot be measured; their gauges stand still")
+                }
+                Err(error) => tracing::debug!(error, "the tables still cannot be measured"),
+                Ok(()) if !was_read => tracing::info!("the tables can be measured again"),
+                Ok(()) => {}
+            }
+            *last = Some((tokio::time::Instant::now(), read.is_ok()));
             for (name, pool) in &pools {
                 let status = pool.status();
                 let idle = status.available.min(status.size);
@@ -292,15 +306,11 @@ fn refresh(
     }
 }
 
-async fn read_tables(store: &Store, metrics: &Metrics) {
-    match store.backlog(BACKLOG_LIMIT).await {
-        Ok(backlog) => metrics.saw_backlog(backlog.due, backlog.oldest),
-        Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the backlog failed"),
-    }
-    match store.gauges(BACKLOG_LIMIT).await {
-        Ok(measured) => metrics.saw(&measured),
-        Err(error) => tracing::debug!(error = format!("{error:#}"), "reading the gauges failed"),
-    }
+async fn read_tables(store: &Store, metrics: &Metrics) -> anyhow::Result<()> {
+    let backlog = store.backlog(BACKLOG_LIMIT).await?;
+    metrics.saw_backlog(backlog.due, backlog.oldest);
+    metrics.saw(&store.gauges(BACKLOG_LIMIT).await?);
+    Ok(())
 }
 
 async fn read_streams(queue: &RedisQueue, metrics: &Metrics) {

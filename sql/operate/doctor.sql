@@ -4,7 +4,9 @@ with needed (relation, privilege) as (
     values ('notification_events', 'select'), ('notification_events', 'update'), ('notification_events', 'delete'),
            ('notification_robots', 'select'), ('notification_robots', 'insert'), ('notification_robots', 'update'),
            ('notification_robots', 'delete'), ('notification_channels', 'select'), ('notification_attempts', 'insert'),
-           ('notification_attempts', 'delete'), ('notification_audit', 'delete'), ('postbell_schema_history', 'select')
+           ('notification_attempts', 'select'), ('notification_attempts', 'delete'), ('notification_audit', 'delete'),
+           ('notification_alerts', 'select'), ('notification_alerts', 'insert'), ('notification_alerts', 'update'),
+           ('notification_alerts', 'delete'), ('postbell_schema_history', 'select')
 ), lacking (what) as (
     select privilege || ' on ' || relation
     from needed

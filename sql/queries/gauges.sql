@@ -88,7 +88,13 @@ cross join notification_stalled_since()
 union all
 -- What a role without pg_monitor cannot see of other sessions, the oldest transaction that writes, is in the snapshot.
 select 'oldest_xmin_age', null, greatest(
-    (select max(age(backend_xmin)) from pg_stat_activity),
+    -- Vacuum of these tables respects neither other databases' snapshots nor other vacuums'. A replica has no database.
+    (
+        select max(age(backend_xmin))
+        from pg_stat_activity
+        where (datname = current_database() or datname is null)
+          and backend_type <> 'autovacuum worker'
+    ),
     (select max(greatest(age(xmin), age(catalog_xmin))) from pg_replication_slots),
     (select max(age(transaction)) from pg_prepared_xacts),
     (

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Key, LOST_LEASES_LIMIT, Store, Takes, event, query, takes};
+use super::take::{event, takes};
+use super::{Key, LOST_LEASES_LIMIT, Store, Takes, query};
 use crate::event::Event;
 
 impl Store {

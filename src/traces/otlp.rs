@@ -49,14 +49,22 @@ impl Traces {
     ///
     /// An address that is none.
     pub fn start() -> anyhow::Result<Traces> {
-        let Some(service_name) = config::traced_as() else { return Ok(Traces(None)) };
+        let Some(collector) = config::collector() else { return Ok(Traces(None)) };
         let exporter = SpanExporter::builder().with_http().with_http_client(Collector::new()?).build();
-        let exporter = exporter.map_err(|error| BadConfiguration(format!("OTEL_EXPORTER_OTLP_…: {error}")))?;
+        // The SDK's own words would show the address, and what stands in it before the host.
+        let refused = "OTEL_EXPORTER_OTLP_ENDPOINT (or another OTEL_EXPORTER_OTLP_… variable): given a value that is not shown \
+                       here; allowed: a URL such as http://collector:4318";
+        let exporter = exporter.map_err(|_| BadConfiguration(refused.to_owned()))?;
+        // What comes later wins: OTEL_RESOURCE_ATTRIBUTES over ours, OTEL_SERVICE_NAME over that.
         let resource = Resource::builder_empty()
-            .with_detector(Box::new(EnvResourceDetector::new()))
-            .with_service_name(service_name)
+            .with_service_name("postbell")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .build();
+            .with_detector(Box::new(EnvResourceDetector::new()));
+        let resource = match collector.service_name {
+            Some(name) => resource.with_service_name(name),
+            None => resource,
+        };
+        let resource = resource.build();
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)
             .with_id_generator(Ids::default())
@@ -225,7 +233,14 @@ impl HttpClient for Collector {
         match &response {
             Ok(response) if response.status().is_success() => self.note(None),
             Ok(response) => self.note(Some(&format!("it answers {}", response.status()))),
-            Err(error) => self.note(Some(&error.to_string())),
+            Err(error) => {
+                let (mut why, mut cause) = (error.to_string(), error.source());
+                while let Some(error) = cause {
+                    why = format!("{why}: {error}");
+                    cause = error.source();
+                }
+                self.note(Some(&why));
+            }
         }
         response
     }

@@ -1,6 +1,7 @@
 //! The floors: what a good engineer would write by hand in an afternoon, with the same libraries, for the same table. They
 //! keep what makes a relay fast (batches, pipelines, kept connections) and leave out what makes it reliable: no lease runs
-//! out, nothing is taken over, no reply is looked at, no answer is judged, nothing is retried, digested or dead-lettered.
+//! out, nothing is taken over, no reply is looked at, no answer is judged, nothing is retried, digested or dead-lettered. One of
+//! them takes and records by postbell's own statements, which judge each row.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -13,6 +13,8 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod footprint;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod logs;

@@ -121,6 +121,7 @@ async fn insert_hint_and_send_are_one_trace_by_the_callers_traceparent_and_show_
     let (received, url) = Received::start().await;
     let env = env(&stage, &url);
     // Apart, so that nothing is carried from one to the other but by the row.
+    let env = env.with("OTEL_RESOURCE_ATTRIBUTES", "service.name=hire-postbell");
     let relay = Postbell::start(&["relay"], &env);
     let mut consumer = Postbell::start(&["consume"], &env.clone().with("OTEL_SERVICE_NAME", "postbell-consumer"));
     let traced = publish(&stage, Some(&format!("00-{TRACE}-{CALLER}-01"))).await;
@@ -162,7 +163,7 @@ async fn insert_hint_and_send_are_one_trace_by_the_callers_traceparent_and_show_
 
     let kept = received.0.lock().unwrap();
     assert!(!kept.spans.iter().any(|span| text(span, "postbell.event_id") == unsampled.to_string()));
-    for name in ["postbell", "postbell-consumer"] {
+    for name in ["hire-postbell", "postbell-consumer"] {
         assert!(kept.services.iter().any(|one| one == name), "{:?}", kept.services);
     }
     let bytes = String::from_utf8_lossy(&kept.bytes);
@@ -180,11 +181,22 @@ async fn a_collector_that_is_away_costs_one_line_of_the_log_and_no_event() {
     let ids = stage.publish(3).await;
     stage.settled().await;
     stage.assert_arrived_once(&ids, 0);
-    postbell.wait_for_line("the collector takes no spans", SOON).await;
+    let line = postbell.wait_for_line("the collector takes no spans", SOON).await;
+    assert!(line.contains("refused"), "{line}");
     stage.publish(3).await;
     stage.settled().await;
     postbell.sigterm();
     assert!(postbell.exit_status(SOON).await.success());
     let lines = postbell.stderr();
     assert_eq!(lines.iter().filter(|line| line.contains("the collector takes no spans")).count(), 1, "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_collectors_address_that_cannot_be_one_is_refused_and_not_shown() {
+    let stage = Stage::new().await;
+    let mut postbell = Postbell::start(&["run"], &env(&stage, "https://user:t0ken@collector example:4318"));
+    assert_eq!(postbell.exit_status(SOON).await.code(), Some(64));
+    let said = postbell.stderr().join("\n");
+    assert!(said.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && said.contains("allowed: a URL such as"), "{said}");
+    assert!(!said.contains("t0ken"), "{said}");
 }
