@@ -28,7 +28,7 @@ comment on column public.notification_alerts.cleared_at is 'when it was held to 
 comment on column public.notification_alerts.rung_at is 'when people were last told';
 comment on column public.notification_alerts.all_clear_at is 'when they were last told that it was over';
 comment on column public.notification_alerts.ringing_until is
-    'ringing lease: until then one process rings; whoever comes after it may, where that one told nobody';
+    'ringing lease: until then one process rings, or nobody, after a refusal; whoever comes after it may, where nobody was told';
 comment on column public.notification_alerts.detail is 'in figures';
 
 -- Since when a robot or pool that events wait for could have sent one of them, and has sent none; null: all of them get on.

@@ -93,7 +93,8 @@ with dead as (
     where $2 is not null
     union all
     -- Unknown while not all are looked at and none of those is late.
-    select 'oldest_due', '', now(), case when due_since <= now() - $5 * interval '1 second' then true when not is_partial then false end,
+    select 'oldest_due', '', now(),
+           case when due_since <= now() - $5 * interval '1 second' then true when not is_partial then false end,
            jsonb_build_object('late_s', extract(epoch from now() - due_since)::bigint)
     from late
     union all
