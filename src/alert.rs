@@ -6,7 +6,8 @@
 //! look. Nothing of it goes through the outbox, which may be what fails.
 //!
 //! The right to ring ends by itself. Who dies between taking it and ringing costs a delay; who dies between ringing and noting
-//! so, a second message with the same `msgUuid`.
+//! so, a second message. It has the same `msgUuid`, so that people do not see it, as long as it tells the same things; where
+//! something has begun or ended meanwhile it is another message, and they read the rest of it twice.
 //!
 //! A database that cannot be reached gives nobody the right: then each process says so in its log, `/readyz` fails, and who
 //! looks at those rings.
@@ -30,6 +31,9 @@ use message::Context;
 /// What holds no more must not have been seen for so many looks: what comes and goes is one thing.
 const QUIET_LOOKS: u32 = 3;
 
+/// So many things are told in one message: more than people read, and mostly less than the platform takes.
+const MOST_TOLD: usize = 20;
+
 /// What a right to ring lasts longer than the one request that it is for.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -41,12 +45,20 @@ pub struct Alerts {
     /// Where the database is: several deployments may have one operations robot.
     place: String,
     lease: Duration,
+    hint_lease: Duration,
 }
 
 impl Alerts {
-    /// Rings this robot; a request takes no longer than `send_timeout`.
-    pub fn new(store: Store, robot: OpsRobot, config: config::Alerts, place: String, send_timeout: Duration) -> Alerts {
-        Alerts { store, robot, config, place, lease: send_timeout + LEASE_MARGIN }
+    /// Rings this robot; a request takes no longer than `send_timeout`, and hints last no longer than `hint_lease`.
+    pub fn new(
+        store: Store,
+        robot: OpsRobot,
+        config: config::Alerts,
+        place: String,
+        send_timeout: Duration,
+        hint_lease: Duration,
+    ) -> Alerts {
+        Alerts { store, robot, config, place, lease: send_timeout + LEASE_MARGIN, hint_lease }
     }
 
     /// Looks again and again, until told to stop. What it has begun to ring it ends, as long as the right to lasts.
@@ -62,7 +74,7 @@ impl Alerts {
             pause = self.config.alert_interval;
             let until = Instant::now() + self.lease;
             let rights = tokio::select! {
-                rights = self.store.check_alerts(&self.config, pause * QUIET_LOOKS, self.lease) => rights,
+                rights = self.store.check_alerts(&self.config, pause * QUIET_LOOKS, self.lease, self.hint_lease) => rights,
                 () = stop.cancelled() => return,
             };
             let result = match rights {
@@ -86,8 +98,12 @@ impl Alerts {
     }
 
     /// Tells people: in one message, so that many robots that are paused at once are no more than the operations robot takes.
+    /// What does not fit into it comes with another.
     async fn ring(&self, rights: &[Right]) -> anyhow::Result<()> {
         let context = Context { config: &self.config, place: &self.place };
+        let fits = |count: &usize| self.robot.fits(&message::written(&rights[..*count], &context));
+        let count = (1..=rights.len().min(MOST_TOLD)).rev().find(fits).unwrap_or(1);
+        let (rights, later) = rights.split_at(count);
         let report = self.robot.ring(&message::written(rights, &context), &key(rights)).await;
         let were_told = report.class == Class::Success;
         for Right { condition, subject, is_over, detail, .. } in rights {
@@ -101,12 +117,14 @@ impl Alerts {
                         subject,
                         is_over,
                         reason,
-                        "the operations robot could not be rung; trying again at the next look"
+                        "the operations robot could not be rung; trying again in a while"
                     );
                 }
             }
         }
-        self.store.alerts_rung(rights, were_told).await
+        let rest = self.config.alert_interval;
+        self.store.alerts_rung(rights, were_told, rest).await?;
+        if later.is_empty() { Ok(()) } else { self.store.alerts_rung(later, false, rest).await }
     }
 }
 
@@ -131,6 +149,8 @@ mod tests {
         let again = Right { until: "2026-11-27T13:00:00Z".parse().unwrap(), detail: 5.into(), ..right.clone() };
         assert_eq!(key(std::slice::from_ref(&right)), key(&[again]));
         assert_eq!(key(std::slice::from_ref(&right)).len(), 32);
+        let together = [right.clone(), message::tests::right(Condition::DeadLetters, "", false)];
+        assert_ne!(key(std::slice::from_ref(&right)), key(&together), "what is told with other things is told again");
         for other in [
             Right { rung_at: Some(right.raised_at), ..right.clone() },
             Right { is_over: true, ..right.clone() },

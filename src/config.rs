@@ -263,7 +263,7 @@ pub struct Alerts {
 
     /// How late the oldest event is when it rings; off: it does not
     ///
-    /// Events that wait for their robot are not meant.
+    /// Events that wait for their robot are meant only while it could send and sends nothing.
     #[arg(long, env = "NOTIFICATION_ALERT_OLDEST_DUE", value_name = "DURATION", default_value = "10m")]
     pub alert_oldest_due: MostLate,
 }

@@ -268,7 +268,13 @@ fn grant_for(refusal: &str) -> &'static str {
         "reader"
     } else if names(&done) {
         "operator"
-    } else if names(&["postbell_schema_history", "notification_robots", "notification_lanes"]) {
+    } else if names(&[
+        "postbell_schema_history",
+        "notification_robots",
+        "notification_lanes",
+        "notification_stalled",
+        "notification_paused",
+    ]) {
         "relay"
     } else {
         "writer"

@@ -127,7 +127,8 @@ pub struct Metrics {
     pub outbox_backlog: Gauge,
     /// Age of the oldest of them.
     pub outbox_oldest_due_age: Seconds,
-    /// Age of the oldest row that should have been sent, hinted or not.
+    /// Age of the oldest row that should have been sent, hinted or not; of what waits for a robot, how long that could have
+    /// sent and sent nothing.
     pub oldest_due_age: Seconds,
     /// Hints and dead letters accepted by the queue.
     pub hints: Counter,

@@ -183,7 +183,7 @@ impl Service {
             every = config::show(config.alert_interval),
             "the operations robot is rung when something is wrong"
         );
-        Alerts::new(store, robot, config, database.place(), self.requests.send_timeout)
+        Alerts::new(store, robot, config, database.place(), self.requests.send_timeout, self.sidecar.hints.hint_lease)
     }
 }
 

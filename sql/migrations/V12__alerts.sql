@@ -28,8 +28,114 @@ comment on column public.notification_alerts.cleared_at is 'when it was held to 
 comment on column public.notification_alerts.rung_at is 'when people were last told';
 comment on column public.notification_alerts.all_clear_at is 'when they were last told that it was over';
 comment on column public.notification_alerts.ringing_until is
-    'ringing lease: until then one process rings; whoever comes after it may, where that one told nobody';
+    'ringing lease: until then one process rings, or nobody, after a refusal; whoever comes after it may, where nobody was told';
 comment on column public.notification_alerts.detail is 'in figures';
+
+-- Since when a robot or pool that events wait for could have sent one of them, and has sent none; null: all of them get on.
+-- Relay and consumer write the row of a robot whenever they use it, so this tells of either that is gone: parked rows, and those
+-- that were unparked and are hinted for ever, say nothing. What waits for a pause, a rest or a place does so by intent.
+create function public.notification_stalled_since()
+returns table (stalled_since timestamptz)
+language sql stable
+as $$
+    -- One probe of the index for each lane, as in notification_lanes.
+    with recursive lanes (lane) as (
+        select min(e.robot)
+        from public.notification_events e
+        where e.waiting_since is not null and e.completed_at is null and e.failed_at is null
+        union all
+        select (
+            select min(e.robot)
+            from public.notification_events e
+            where e.waiting_since is not null and e.completed_at is null and e.failed_at is null
+              and e.robot > lanes.lane
+        )
+        from lanes
+        where lanes.lane is not null
+    ), waiting as (
+        select l.lane, first.waiting_since
+        from lanes l
+        cross join lateral (
+            select e.waiting_since
+            from public.notification_events e
+            where e.waiting_since is not null and e.completed_at is null and e.failed_at is null
+              and e.robot = l.lane
+            -- So that the index is walked, and not the table, however many rest.
+            order by e.robot, e.urgent, e.hinted_until, e.seq
+            limit 1
+        ) first
+        -- What waits for a target that nobody knows, or that is disabled, waits for a person.
+        where left(l.lane, 1) <> '?'
+    ), member as (
+        select w.lane, w.waiting_since,
+               greatest(
+                   robot.updated_at,
+                   -- One without a budget is not written when it sends: that anything was sent must do.
+                   case when robot.name is not null and robot.rate_limit is null then
+                       (select a.started_at from public.notification_attempts a order by a.id desc limit 1)
+                   end
+               ) as used_at,
+               greatest(
+                   robot.cool_until,
+                   -- When so many of its places had become free that one was left for any event.
+                   case when robot.rate_limit is not null then (
+                       select slot
+                       from unnest(robot.slots) slot
+                       order by slot desc
+                       offset robot.rate_limit - robot.urgent_reserve - 1
+                       limit 1
+                   ) end
+               ) as open_since
+        from waiting w
+        left join public.notification_channels target on target.name = w.lane
+        cross join lateral unnest(coalesce(target.robots, array[w.lane])) known (name)
+        left join public.notification_channels configured on configured.name = known.name
+        left join public.notification_robots robot on robot.name = known.name
+        where coalesce(target.enabled, true)
+          and coalesce(configured.enabled, true)
+          -- Of a pool only those that consumers know.
+          and (target.robots is null or configured.webhook is not null or known.name = 'default')
+          and robot.paused_at is null
+    )
+    select min(since)
+    from (
+        select greatest(min(waiting_since), max(used_at), min(coalesce(open_since, '-infinity'))) as since
+        from member
+        group by lane
+    ) lane
+    where since <= now()
+$$;
+
+-- Robots that are paused and of use to somebody: whose target is enabled, or for which something waits. Nobody waits for one
+-- that a person disabled, or that was named by a URL which nobody uses any more.
+create function public.notification_paused_robots()
+returns table (name text, paused_at timestamptz, paused_by text, pause_reason text)
+language sql stable
+as $$
+    select r.name, r.paused_at, r.paused_by, r.pause_reason
+    from public.notification_robots r
+    where r.paused_at is not null
+      and not exists (select from public.notification_channels c where c.name = r.name and not c.enabled)
+      and (
+          r.name = 'default'
+          or exists (
+              select
+              from public.notification_channels c
+              where c.enabled and (c.name = r.name or r.name = any(c.robots))
+          )
+          or (
+              -- Ordered and limited rather than exists: so that the index is probed, and not read, however many wait.
+              select true
+              from public.notification_events e
+              where e.waiting_since is not null and e.completed_at is null and e.failed_at is null
+                and e.robot = r.name
+              order by e.robot, e.urgent, e.hinted_until, e.seq
+              limit 1
+          )
+      )
+$$;
+
+revoke execute on function public.notification_stalled_since(), public.notification_paused_robots() from public;
 
 -- Gives a role what its kind needs, and no more:
 --   writer    business code: insert (also insert ... returning id), notification_publish
@@ -84,7 +190,8 @@ begin
         execute pg_catalog.format('grant select on public.notification_channels, public.postbell_schema_history,
             public.notification_status to %I', role_name);
         execute pg_catalog.format('grant execute on function public.notification_wake_relay(),
-            public.notification_mask_target(text), public.notification_lanes() to %I', role_name);
+            public.notification_mask_target(text), public.notification_lanes(), public.notification_stalled_since(),
+            public.notification_paused_robots() to %I', role_name);
     else
         raise exception 'unknown kind %', pg_catalog.quote_literal(kind)
             using hint = 'a kind is writer, reader, operator or relay';

@@ -1,8 +1,8 @@
 -- check_alerts: finds out what is wrong, notes it, and takes the right to ring about that of which it is time to.
--- $1 dead letters that are too many; $2 share of failed sends that is too much, $3 of the sends of so many seconds, $4 least
+-- $1 dead letters that are too many; $2 percent of failed sends that are too many, $3 of the sends of so many seconds, $4 least
 -- sends; $5 seconds that are too late. Null: not watched.
 -- $6 seconds between two messages about the same, $7 seconds for which something must be over before it is said to be,
--- $8 seconds for which the right lasts
+-- $8 seconds for which the right lasts, $9 seconds for which a hint does
 with dead as (
     -- Each half walks its index. A thousand more than needed are counted, for the message.
     select count(*) as letters
@@ -25,46 +25,61 @@ with dead as (
     ) failed_rows
 ), last_sends as (
     -- The newest by their ids, which are an index in order; there is none of times that says so little in so few pages.
-    select id, class, started_at > now() - $3::double precision * interval '1 second' as is_recent
+    select id, event_id, digest_id, class, started_at
     from notification_attempts
     order by id desc
-    limit case when $2::double precision is null then 0 else 5000 end
+    limit case when $2::bigint is null then 0 else 5000 end
 ), sends as (
-    -- A robot whose settings are wrong has an alert of its own; what is withheld was not sent.
-    select count(*) filter (where is_recent) as sends,
-           count(*) filter (where is_recent and class <> 'success') as failed,
-           coalesce((array_agg(class = 'success' order by id desc))[1], true) as last_succeeded
-    from last_sends
-    where class not in ('robot', 'withheld')
+    select count(*) filter (where counts and is_recent) as sends,
+           count(*) filter (where counts and is_recent and class <> 'success') as failed,
+           coalesce((array_agg(class = 'success' order by id desc) filter (where counts))[1], true) as last_succeeded,
+           -- So long only, where so many were sent that not all of the time was looked at.
+           least($3, case when count(*) = 5000 then extract(epoch from now() - min(started_at)) end)::bigint as span_s
+    from (
+        select *, started_at > now() - $3::double precision * interval '1 second' as is_recent,
+               -- A robot whose settings are wrong has an alert of its own; what is withheld was not sent.
+               class not in ('robot', 'withheld')
+               -- A message of several events has a row for each of them, at each send: those of one of them are the sends.
+               and (
+                   digest_id is null
+                   or event_id = first_value(event_id) over (partition by digest_id order by event_id)
+               ) as counts
+        from last_sends
+    ) told_apart
+), open_rows as (
+    -- Those that are due, and those whose hints have not run out, among which are such as are scheduled for so long.
+    (
+        select scheduled_at, created_at, waiting_since, false as is_hinted
+        from notification_events
+        where completed_at is null
+          and failed_at is null
+          and greatest(hinted_until, scheduled_at) <= now()
+        order by greatest(hinted_until, scheduled_at), seq
+        limit case when $5::double precision is null then 0 else 5000 end
+    )
+    union all
+    (
+        select scheduled_at, created_at, waiting_since, true
+        from notification_events
+        where completed_at is null
+          and failed_at is null
+          and greatest(hinted_until, scheduled_at) > now()
+          and greatest(hinted_until, scheduled_at) <= now() + $9::double precision * interval '1 second'
+        order by greatest(hinted_until, scheduled_at), seq
+        limit case when $5::double precision is null then 0 else 5000 end
+    )
 ), oldest as (
     -- Since when it should be sent: a hint that is renewed for ever, because nobody takes it, is no reason to wait. What waits
-    -- for its robot does so by intent. Five hundred of each kind in order are enough: whole batches are hinted oldest first.
-    select min(greatest(scheduled_at, created_at)) as due_since
-    from (
-        (
-            select scheduled_at, created_at, waiting_since
-            from notification_events
-            where completed_at is null
-              and failed_at is null
-              and greatest(hinted_until, scheduled_at) <= now()
-            order by greatest(hinted_until, scheduled_at), seq
-            limit case when $5::double precision is null then 0 else 500 end
-        )
-        union all
-        (
-            select scheduled_at, created_at, waiting_since
-            from notification_events
-            where completed_at is null
-              and failed_at is null
-              and greatest(hinted_until, scheduled_at) > now()
-              -- What is parked for its robot.
-              and greatest(hinted_until, scheduled_at) < 'infinity'
-            order by greatest(hinted_until, scheduled_at), seq
-            limit case when $5::double precision is null then 0 else 500 end
-        )
-    ) open_rows
-    where waiting_since is null
-      and scheduled_at <= now()
+    -- for its robot is looked at below.
+    select min(greatest(scheduled_at, created_at)) filter (where waiting_since is null and scheduled_at <= now()) as due_since,
+           -- The order is that of leases, not of age: behind so many there may be an older one.
+           5000 in (count(*) filter (where is_hinted), count(*) filter (where not is_hinted)) as is_partial
+    from open_rows
+), late as (
+    select least(due_since, stalled_since) as due_since, is_partial
+    from oldest
+    cross join notification_stalled_since()
+    where $5 is not null
 ), measured (condition, subject, since, holds, detail) as (
     select 'dead_letters', '', now(), letters >= $1, jsonb_build_object('letters', letters)
     from dead
@@ -72,34 +87,21 @@ with dead as (
     union all
     -- Unknown while nothing, or no success, has come since: silence is no sign that it is over.
     select 'failure_rate', '', now(),
-           case when sends >= $4::bigint and failed > 0 and failed >= $2 * sends then true when last_succeeded then false end,
-           jsonb_build_object('sends', sends, 'failed', failed)
+           case when sends >= $4::bigint and failed > 0 and failed * 100 >= $2 * sends then true when last_succeeded then false end,
+           jsonb_build_object('sends', sends, 'failed', failed, 'span_s', span_s)
     from sends
     where $2 is not null
     union all
-    select 'oldest_due', '', now(), true, jsonb_build_object('late_s', extract(epoch from now() - due_since)::bigint)
-    from oldest
-    where due_since <= now() - $5 * interval '1 second'
+    -- Unknown while not all are looked at and none of those is late.
+    select 'oldest_due', '', now(),
+           case when due_since <= now() - $5 * interval '1 second' then true when not is_partial then false end,
+           jsonb_build_object('late_s', extract(epoch from now() - due_since)::bigint)
+    from late
     union all
-    -- Of those that are of use to somebody. Whoever pauses a robot by hand knows of it.
+    -- Whoever pauses a robot by hand knows of it.
     select 'robot_paused', name, paused_at, true, jsonb_build_object('reason', coalesce(pause_reason, ''))
-    from notification_robots r
+    from notification_paused_robots()
     where paused_by = 'postbell'
-      and (
-          name = 'default'
-          or exists (select from notification_channels c where c.name = r.name or r.name = any(c.robots))
-          or (
-              -- Ordered and limited rather than exists: so that the index is probed, and not read, however many wait.
-              select true
-              from notification_events e
-              where e.waiting_since is not null
-                and e.completed_at is null
-                and e.failed_at is null
-                and e.robot = r.name
-              order by e.robot, e.urgent, e.hinted_until, e.seq
-              limit 1
-          )
-      )
 ), raised as (
     insert into notification_alerts as a (condition, subject, raised_at, held_at, detail, ringing_until)
     select condition, subject, since, now(), detail, now() + $8::double precision * interval '1 second'
@@ -148,4 +150,5 @@ with dead as (
 select condition, subject, raised_at, held_at, rung_at, cleared_at is not null as is_over, detail, ringing_until
 from (select * from raised union all select * from cleared) noted
 where ringing_until = now() + $8 * interval '1 second'
-order by is_over, condition, subject
+-- Not all of it may fit into a message: of what nobody was told yet first, and then of that which is the longest ago.
+order by rung_at nulls first, is_over, condition, subject

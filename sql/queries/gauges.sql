@@ -12,7 +12,8 @@ with target as (
                              - (select count(*) from unnest(r.slots) slot where slot > now()), 0)
            end as budget_left,
            greatest(extract(epoch from r.cool_until - now()), 0) as cools_s,
-           r.paused_at is not null as paused
+           -- Of others only those that are of use: what nobody needs is nothing to mend.
+           r.paused_at is not null and r.name in (select name from notification_paused_robots()) as paused
     from notification_robots r
     left join target on target.name = r.name
 ), waiting as (
@@ -31,7 +32,8 @@ with target as (
     group by 1
 ), oldest as (
     -- Since when it should be sent, hinted or not: a hint that is renewed for ever, because nobody takes it, is no reason to
-    -- wait. Five hundred of each kind, in order, are enough: whole batches are hinted oldest first.
+    -- wait. What waits for its robot is late only where that could have sent it. Five thousand of each kind are looked
+    -- at, in the order of their leases.
     select min(greatest(scheduled_at, created_at)) as due_since
     from (
         (
@@ -41,7 +43,7 @@ with target as (
               and failed_at is null
               and greatest(hinted_until, scheduled_at) <= now()
             order by greatest(hinted_until, scheduled_at), seq
-            limit 500
+            limit 5000
         )
         union all
         (
@@ -53,7 +55,7 @@ with target as (
               -- What is parked for its robot.
               and greatest(hinted_until, scheduled_at) < 'infinity'
             order by greatest(hinted_until, scheduled_at), seq
-            limit 500
+            limit 5000
         )
     ) open_rows
     where waiting_since is null
@@ -79,8 +81,10 @@ with target as (
 select 'dead_letter_backlog' as gauge, null::text as robot, least(count(*), $1)::double precision as value
 from dead
 union all
-select 'oldest_due_age', null, coalesce(greatest(extract(epoch from now() - due_since), 0), 0)::double precision
+select 'oldest_due_age', null,
+       coalesce(greatest(extract(epoch from now() - least(due_since, stalled_since)), 0), 0)::double precision
 from oldest
+cross join notification_stalled_since()
 union all
 -- What a role without pg_monitor cannot see of other sessions, the oldest transaction that writes, is in the snapshot.
 select 'oldest_xmin_age', null, greatest(

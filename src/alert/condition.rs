@@ -9,7 +9,7 @@ pub enum Condition {
     FailureRate,
     /// postbell has paused a robot, for its settings are wrong. What a person paused is not rung about.
     RobotPaused,
-    /// An event that should have been sent is not, and does not wait for its robot: no relay, no consumer, or too few.
+    /// An event that should have been sent is not, and its robot could have sent it: no relay, no consumer, or too few.
     OldestDue,
 }
 

@@ -62,10 +62,9 @@ fn found(condition: Condition, detail: &Value, config: &config::Alerts) -> Strin
         }
         Condition::FailureRate => {
             let (sends, failed) = (number("sends"), number("failed"));
-            let rate = config.alert_failure_rate.0;
-            let period = rate.map_or(Duration::ZERO, |rate| rate.period);
-            let percent = rate.map_or(0, |rate| rate.percent);
-            format!("最近 {}内发送 {sends} 次，失败 {failed} 次（阈值 {percent}%）", span(period))
+            let percent = config.alert_failure_rate.0.map_or(0, |rate| rate.percent);
+            let period = span(Duration::from_secs(number("span_s")));
+            format!("最近 {period}内发送 {sends} 次，失败 {failed} 次（阈值 {percent}%）")
         }
         Condition::RobotPaused => {
             format!("它的消息在等待，不丢失也不消耗重试；原因：{}", detail["reason"].as_str().unwrap_or_default())
@@ -83,7 +82,9 @@ fn remedy(condition: Condition) -> &'static str {
             "postbell dead-letter list 看原因，改正后 postbell dead-letter replay，不再需要的 postbell dead-letter purge"
         }
         Condition::FailureRate => "postbell list --since 1h 看 last_error；postbell doctor 检查网络与机器人",
-        Condition::RobotPaused => "postbell robots 看状态；改正 webhook、密钥、关键词或 IP 白名单，一分钟内自动恢复",
+        Condition::RobotPaused => {
+            "postbell robots 看状态；改正 webhook、密钥、关键词或 IP 白名单，一分钟内自动恢复；没有消息在等时 postbell robots test 名称 试一次，或 postbell robots resume 名称"
+        }
         Condition::OldestDue => "看 relay 与 consumer 是否在运行（/readyz）；postbell doctor；postbell stats",
     }
 }
@@ -129,7 +130,7 @@ pub(super) mod tests {
             held_at: "2026-11-27T12:43:10Z".parse().unwrap(),
             rung_at: None,
             is_over,
-            detail: json!({ "letters": 12, "sends": 4, "failed": 3, "late_s": 4_000, "reason": "robot's settings: x" }),
+            detail: json!({ "letters": 12, "sends": 4, "failed": 3, "span_s": 600, "late_s": 4_000, "reason": "robot's settings: x" }),
             until: "2026-11-27T12:44:00Z".parse().unwrap(),
         }
     }

@@ -41,6 +41,11 @@ impl OpsRobot {
         Ok(Some(OpsRobot { robot: robot.named("ops"), http: http::Http::new(&hosts, proxy, requests.send_timeout)? }))
     }
 
+    /// Whether all of it arrives, and is not cut.
+    pub fn fits(&self, message: &Message) -> bool {
+        dingtalk::fits(message)
+    }
+
     /// Sends one message, in one try but for what its answer calls for: who rings tries again at its next look.
     pub async fn ring(&self, message: &Message, key: &str) -> Report {
         let tries = Tries { most: 1, pause: Duration::ZERO };

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channel::{Budgeted, Channels, Robot};
 use crate::health::Health;
 use crate::store::Store;
+use crate::store::robots::Change;
 
 /// How often files are read again.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
@@ -146,8 +147,17 @@ impl Watch {
     async fn tell_changed(&self) -> anyhow::Result<()> {
         let changed: Vec<String> = self.told().changed.iter().cloned().collect();
         if !changed.is_empty() {
-            let held = self.store.probe_now(&changed).await?;
-            self.told().changed.retain(|name| !changed.contains(name) || held.contains(name));
+            let changes = self.store.probe_now(&changed).await?;
+            let (busy, resumed): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.kind == "busy");
+            for Change { robot, reason, .. } in resumed {
+                tracing::info!(
+                    robot,
+                    reason,
+                    "robot resumed: its settings have changed, and nothing waits for it to try them"
+                );
+            }
+            let is_busy = |name: &String| busy.iter().any(|change| change.robot == *name);
+            self.told().changed.retain(|name| !changed.contains(name) || is_busy(name));
         }
         Ok(())
     }

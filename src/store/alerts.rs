@@ -31,22 +31,29 @@ pub struct Right {
 
 impl Store {
     /// Finds out what is wrong, and takes the right to ring about that of which it is time to. Something is over once nobody
-    /// has seen it for as long as `quiet`; a right that is not used lasts as long as `lease`.
+    /// has seen it for as long as `quiet`; a right that is not used lasts as long as `lease`. Hints last no longer than
+    /// `hint_lease`.
     pub async fn check_alerts(
         &self,
         config: &config::Alerts,
         quiet: Duration,
         lease: Duration,
+        hint_lease: Duration,
     ) -> anyhow::Result<Vec<Right>> {
         let letters = config.alert_dead_letters.0.map(i64::from);
-        let share = config.alert_failure_rate.0.map(|rate| f64::from(rate.percent) / 100.0);
+        let percent = config.alert_failure_rate.0.map(|rate| i64::from(rate.percent));
         let period = config.alert_failure_rate.0.map(|rate| rate.period.as_secs_f64());
         let least = i64::try_from(config.alert_least_sends).unwrap_or(i64::MAX);
         let late = config.alert_oldest_due.0.map(|late| late.as_secs_f64());
-        let [window, quiet, lease] = [config.alert_window, quiet, lease].map(|span| span.as_secs_f64());
+        let [window, quiet, lease, hint_lease] =
+            [config.alert_window, quiet, lease, hint_lease].map(|span| span.as_secs_f64());
         let query = query!("check_alerts");
         let rows = self
-            .rows("check_alerts", query, &[&letters, &share, &period, &least, &late, &window, &quiet, &lease])
+            .rows(
+                "check_alerts",
+                query,
+                &[&letters, &percent, &period, &least, &late, &window, &quiet, &lease, &hint_lease],
+            )
             .await?;
         let right = |row: &tokio_postgres::Row| Right {
             condition: row.get("condition"),
@@ -61,13 +68,13 @@ impl Store {
         Ok(rows.iter().map(right).collect())
     }
 
-    /// Notes that people were told, or gives the right back.
-    pub async fn alerts_rung(&self, rights: &[Right], were_told: bool) -> anyhow::Result<()> {
+    /// Notes that people were told, or that they were not: then anybody may try after the rest.
+    pub async fn alerts_rung(&self, rights: &[Right], were_told: bool, rest: Duration) -> anyhow::Result<()> {
         let conditions: Vec<&str> = rights.iter().map(|right| right.condition.as_str()).collect();
         let subjects: Vec<&str> = rights.iter().map(|right| right.subject.as_str()).collect();
         let ends: Vec<Timestamp> = rights.iter().map(|right| right.until).collect();
         let over: Vec<bool> = rights.iter().map(|right| right.is_over).collect();
-        let query = query!("alerts_rung");
-        self.rows("alerts_rung", query, &[&conditions, &subjects, &ends, &over, &were_told]).await.map(drop)
+        let (query, rest) = (query!("alerts_rung"), rest.as_secs_f64());
+        self.rows("alerts_rung", query, &[&conditions, &subjects, &ends, &over, &were_told, &rest]).await.map(drop)
     }
 }

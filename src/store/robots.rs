@@ -97,6 +97,14 @@ pub struct Change {
     pub reason: String,
 }
 
+impl Change {
+    fn of(row: &tokio_postgres::Row) -> Option<Change> {
+        let reason: Option<String> = row.get("reason");
+        let robot: Option<String> = row.get("name");
+        Some(Change { robot: robot?, kind: row.get("change"), reason: reason.unwrap_or_default() })
+    }
+}
+
 impl Store {
     /// Asks for leave to send many events through one lane. Those that do not get it are parked; those that do not come
     /// back are held by somebody's transaction, or not this consumer's any more. `hold` ends when no request can be
@@ -142,15 +150,7 @@ impl Store {
         let probe = PROBE_INTERVAL.as_secs_f64();
         let query = query!("settle");
         let rows = self.rows("settle", query, &[&robots, &slots, &left, &rulings, &reasons, &rests, &probe]).await?;
-        let change = |row: &tokio_postgres::Row| {
-            let reason: Option<String> = row.get("reason");
-            Some(Change {
-                robot: row.get::<_, Option<String>>("name")?,
-                kind: row.get("change"),
-                reason: reason.unwrap_or_default(),
-            })
-        };
-        Ok(rows.iter().filter_map(change).collect())
+        Ok(rows.iter().filter_map(Change::of).collect())
     }
 
     /// Makes due what rests for robots that have places; returns how many rows that were.
@@ -183,10 +183,10 @@ impl Store {
         }
     }
 
-    /// Has robots that postbell paused tried at once; returns those whose rows somebody else holds.
-    pub async fn probe_now(&self, robots: &[String]) -> anyhow::Result<Vec<String>> {
+    /// Has robots that postbell paused tried at once; says which were resumed, for nothing waits for them.
+    pub async fn probe_now(&self, robots: &[String]) -> anyhow::Result<Vec<Change>> {
         let rows = self.rows("probe_now", query!("probe_now"), &[&robots]).await?;
-        Ok(rows.iter().filter_map(|row| row.get("name")).collect())
+        Ok(rows.iter().filter_map(Change::of).collect())
     }
 
     /// The robots that take nothing now, and why, a line each.

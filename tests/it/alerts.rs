@@ -1,7 +1,7 @@
 //! What is wrong rings the operations robot: once, whoever looks, and once more when it is over.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use postbell::config;
@@ -79,6 +79,17 @@ impl Ops {
         .await;
     }
 
+    /// Waits until no event is open but those that wait for their robot.
+    async fn everything_waits(&self) {
+        let others = "select count(*) filter (where waiting_since is null), count(*)
+            from notification_events where completed_at is null";
+        eventually(SOON, "all that is open to wait for its robot", async || {
+            let row = self.stage.world.client().query_one(others, &[]).await.unwrap();
+            (row.get::<_, i64>(0) == 0 && row.get::<_, i64>(1) > 20).then_some(())
+        })
+        .await;
+    }
+
     /// The one message that there is says this, and what goes on is not told again.
     async fn is_told_once(&self, condition: &str, words: &str) {
         let said = self.has_rung(1).await[0].text.clone();
@@ -152,6 +163,29 @@ async fn a_secret_that_is_broken_rings_once_and_gives_the_all_clear_once_it_is_m
 }
 
 #[tokio::test]
+async fn a_secret_that_is_mended_gives_the_all_clear_though_no_event_waits_to_try_it() {
+    for probe in ["now() - interval '1 minute'", "now() + interval '1 minute'"] {
+        let stage = Stage::with(Settings { secret: Some("SECright".into()), ..Settings::default() }).await;
+        let file = std::env::temp_dir().join(format!("postbell-test-secret-{:016x}", fastrand::u64(..)));
+        std::fs::write(&file, "SECwrong\n").unwrap();
+        let ops = Ops::of(stage).await;
+        let insert = "insert into notification_channels (name, webhook, secret) values ('hr', 'env:DINGTALK_NOTIFICATION_WEBHOOK', $1)";
+        let secret = format!("file:{}", file.display());
+        ops.stage.world.client().execute(insert, &[&secret]).await.unwrap();
+        let postbell = ops.start("run");
+        ops.stage.publish_listed(1, "hr").await;
+        ops.is_told_once("robot_paused", "机器人 hr 暂停").await;
+        ops.execute("select notification_cancel(id) from notification_events").await;
+        ops.execute(&format!("update notification_robots set probe_at = {probe}")).await;
+
+        std::fs::write(&file, "SECright\n").unwrap();
+        postbell.wait_for_line("robot resumed: its settings have changed", SOON).await;
+        ops.is_over("robot_paused").await;
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_ring_once_and_a_replay_gives_the_all_clear_once() {
     let ops = Ops::new().await;
     let _postbell = ops.start("run");
@@ -198,6 +232,53 @@ async fn a_relay_that_is_stopped_rings_through_the_consumer() {
     ops.is_told_once("oldest_due", "最早的一条已晚 ").await;
 }
 
+/// A stage on which events wait for their robot, and what is late rings after 3 s.
+async fn waiting() -> Ops {
+    let ops = Ops::of(Stage::strict_within(Duration::from_secs(2)).await).await;
+    let env = ops.env.clone().with("NOTIFICATION_ALERT_OLDEST_DUE", "3s").with("NOTIFICATION_SEND_LEASE", "3s");
+    Ops { env, ..ops }
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_killed_rings_though_all_that_is_open_waits_for_its_robot() {
+    let ops = waiting().await;
+    let _relay = ops.start("relay");
+    let mut consumer = ops.start("consume");
+    ops.stage.publish(200).await;
+    ops.stage.robot.wait_for_messages(1, SOON).await.unwrap();
+    ops.everything_waits().await;
+    consumer.sigkill().await;
+    ops.is_told_once("oldest_due", "最早的一条已晚 ").await;
+    // Hints of those that were unparked are renewed for ever.
+    ops.goes_on_for("oldest_due", 4.0).await;
+    ops.has_rung(1).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_killed_rings_though_all_that_is_open_waits_for_its_robot() {
+    let ops = waiting().await;
+    let mut relay = ops.start("relay");
+    let _consumer = ops.start("consume");
+    ops.stage.publish(200).await;
+    ops.stage.robot.wait_for_messages(1, SOON).await.unwrap();
+    ops.everything_waits().await;
+    relay.sigkill().await;
+    ops.is_told_once("oldest_due", "最早的一条已晚 ").await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_robot_that_sends_slowly_rings_nobody() {
+    let ops = waiting().await;
+    let _postbell = ops.start("run");
+    ops.stage.publish(100).await;
+    ops.stage.settled_within(3 * SOON).await;
+    let client = ops.stage.world.client();
+    let waited = "select max(delivered_at - created_at) > interval '6 s' from notification_events";
+    assert!(client.query_one(waited, &[]).await.unwrap().get::<_, bool>(0), "longer than what is late");
+    let late = client.query("select from notification_alerts where condition = 'oldest_due'", &[]).await.unwrap();
+    assert!(late.is_empty() && ops.robot.messages().is_empty(), "{:#?}", ops.robot.messages());
+}
+
 #[tokio::test]
 async fn of_any_number_of_processes_one_rings() {
     let ops = Ops::new().await;
@@ -231,7 +312,7 @@ async fn a_process_that_is_killed_before_or_after_it_rang_costs_no_message_and_s
 }
 
 #[tokio::test]
-async fn what_the_operations_robot_refuses_is_logged_and_rung_at_the_next_look() {
+async fn what_the_operations_robot_refuses_is_logged_and_rung_again() {
     let ops = Ops::new().await;
     ops.robot.script([Rule::new(Do::Errcode { code: -1, msg: "system busy".into() }).times(2)]);
     ops.execute(DEAD_LETTERS).await;
@@ -242,6 +323,45 @@ async fn what_the_operations_robot_refuses_is_logged_and_rung_at_the_next_look()
     assert_eq!(ops.robot.requests().len(), 3);
     let log = postbell.stderr().join("\n");
     assert!(!log.contains("SECops") && !log.contains("access_token="), "{log}");
+}
+
+#[tokio::test]
+async fn what_the_operations_robot_refuses_is_rung_again_once_an_interval_however_many_look() {
+    let ops = Ops::new().await;
+    ops.robot.script([Rule::new(Do::Errcode { code: 130101, msg: "send too fast".into() }).forever()]);
+    ops.execute(DEAD_LETTERS).await;
+    let env = ops.env.clone().with("NOTIFICATION_ALERT_INTERVAL", "1s");
+    let _processes = [(); 4].map(|()| Postbell::start(&["relay"], &env));
+    ops.robot.wait_for_requests(1, SOON).await.unwrap();
+    let first = Instant::now();
+    ops.robot.wait_for_requests(4, SOON).await.unwrap();
+    assert!(first.elapsed() > Duration::from_millis(2_500), "{:?}", first.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_more_than_a_message_takes_comes_with_others_and_so_do_the_all_clears() {
+    let ops = Ops::new().await;
+    let pause = "insert into notification_channels (name, webhook) select 'r' || n, 'env:X' from generate_series(10, 54) n;
+        insert into notification_robots (name, paused_at, paused_by, pause_reason)
+        select name, now(), 'postbell', repeat('因', case when name < 'r20' then 4000 else 200 end) from notification_channels";
+    ops.execute(pause).await;
+    let _processes = [(); 2].map(|()| ops.start("relay"));
+    let told = async |sign: &str| {
+        eventually(3 * SOON, "all robots to be told of", async || {
+            let said: Vec<String> = ops.robot.messages().into_iter().map(|message| message.text).collect();
+            let named = |n: i32| {
+                let name = format!("{sign}：机器人 r{n} 暂停\n");
+                said.iter().filter(|text| text.contains(&name)).count()
+            };
+            let counts: Vec<usize> = (10..55).map(named).collect();
+            assert!(counts.iter().all(|count| *count < 2), "{counts:?}");
+            counts.iter().all(|count| *count == 1).then_some(())
+        })
+        .await;
+    };
+    told("告警").await;
+    ops.execute("update notification_robots set paused_at = null, paused_by = null, pause_reason = null").await;
+    told("恢复").await;
 }
 
 #[tokio::test]
@@ -343,7 +463,7 @@ async fn look(world: &World, flags: &[&str]) -> Vec<Right> {
     let store = store(world);
     let config = Flags::parse_from([&["look"], flags].concat()).alerts;
     let minute = Duration::from_secs(60);
-    store.check_alerts(&config, minute, minute).await.unwrap()
+    store.check_alerts(&config, minute, minute, minute).await.unwrap()
 }
 
 fn store(world: &World) -> Store {
@@ -353,7 +473,7 @@ fn store(world: &World) -> Store {
 /// One look, of which people are told.
 async fn ring(world: &World) -> Vec<(String, bool)> {
     let rights = look(world, &[]).await;
-    store(world).alerts_rung(&rights, true).await.unwrap();
+    store(world).alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
     rights.into_iter().map(|right| (right.condition, right.is_over)).collect()
 }
 
@@ -424,12 +544,12 @@ async fn of_many_that_look_at_the_same_moment_one_has_the_right() {
     for (sql, is_over) in [(DEAD_LETTERS, false), ("select notification_purge_all()", true)] {
         world.client().batch_execute(sql).await.unwrap();
         minutes_pass(&world, 2).await;
-        let looks = stores.iter().map(|store| store.check_alerts(&config, minute, minute));
+        let looks = stores.iter().map(|store| store.check_alerts(&config, minute, minute, minute));
         let looks = futures_util::future::join_all(looks).await;
         let rights: Vec<Right> = looks.into_iter().flat_map(Result::unwrap).collect();
         assert_eq!(rights.len(), 1, "{rights:?}");
         assert_eq!(rights[0].is_over, is_over);
-        stores[0].alerts_rung(&rights, true).await.unwrap();
+        stores[0].alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
     }
 }
 
@@ -444,8 +564,10 @@ async fn a_right_that_is_not_used_ends_and_one_that_is_given_back_is_anybodys() 
     let again = look(&world, &[]).await;
     assert_eq!(again.len(), 1, "whose it was told nobody");
     // Who comes too late changes nothing.
-    store(&world).alerts_rung(&rights, true).await.unwrap();
-    store(&world).alerts_rung(&again, false).await.unwrap();
+    store(&world).alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
+    store(&world).alerts_rung(&again, false, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(look(&world, &[]).await, [], "what was refused rests");
+    minutes_pass(&world, 1).await;
     assert_eq!(look(&world, &[]).await.len(), 1);
 }
 
@@ -473,19 +595,64 @@ async fn sends_that_fail_ring_in_numbers_and_silence_is_no_sign_that_it_is_over(
 }
 
 #[tokio::test]
+async fn a_message_of_several_events_is_one_send_each_time_it_is_sent() {
+    let world = World::new().await;
+    let client = world.client();
+    client.batch_execute("create table message as select gen_random_uuid() as id").await.unwrap();
+    let digest = async |class: &str, attempt: i32| {
+        let insert = "insert into notification_attempts
+                (started_at, event_id, digest_id, replay_count, attempt, duration_ms, tries, class, robot, worker)
+            select now(), md5(message.id::text || n)::uuid, message.id, 0, $2 + n % 3, 1, 1, $1, 'default', 'w'
+            from message, generate_series(1, 20) n";
+        client.execute(insert, &[&class, &attempt]).await.unwrap();
+    };
+    digest("ambiguous", 1).await;
+    digest("success", 5).await;
+    attempts(&world, "success", 1).await;
+    assert_eq!(ring(&world).await, [], "one of three");
+    attempts(&world, "transient", 1).await;
+    let rights = look(&world, &[]).await;
+    let detail = json!({ "sends": 4, "failed": 2, "span_s": 600 });
+    assert_eq!(rights.iter().map(|right| &right.detail).collect::<Vec<_>>(), [&detail]);
+}
+
+#[tokio::test]
+async fn a_share_is_reached_by_just_so_many_and_is_that_of_the_time_that_was_looked_at() {
+    let world = World::new().await;
+    attempts(&world, "success", 9).await;
+    attempts(&world, "transient", 10).await;
+    let flags = ["--alert-failure-rate=55%/10m"];
+    assert_eq!(look(&world, &flags).await, [], "10 of 19");
+    attempts(&world, "transient", 1).await;
+    let rights = look(&world, &flags).await;
+    assert_eq!(rights.len(), 1, "11 of 20");
+    store(&world).alerts_rung(&rights, true, Duration::ZERO).await.unwrap();
+    attempts(&world, "transient", 5_000).await;
+    let client = world.client();
+    client.batch_execute("update notification_attempts set started_at = now() - interval '90 s'").await.unwrap();
+    assert_eq!(look(&world, &flags).await, [], "people know");
+    let detail = "select detail from notification_alerts";
+    let detail: serde_json::Value = client.query_one(detail, &[]).await.unwrap().get(0);
+    assert_eq!((&detail["sends"], &detail["span_s"]), (&json!(5_000), &json!(90)));
+}
+
+#[tokio::test]
 async fn a_robot_rings_that_postbell_paused_and_somebody_uses_and_none_that_a_person_paused() {
     let world = World::new().await;
     world
         .client()
         .batch_execute(
             "insert into notification_channels (name, webhook) values ('hr', 'env:HR'), ('by-hand', 'env:HR');
-             insert into notification_channels (name, robots) values ('pool', '{member}');
+             insert into notification_channels (name, webhook, enabled) values ('disabled', 'env:HR', false);
+             insert into notification_channels (name, robots) values ('pool', '{member, disabled}');
+             insert into notification_channels (name, robots, enabled) values ('closed', '{of closed}', false);
              insert into notification_robots (name, paused_at, paused_by, pause_reason)
              select name, now(), by, 'robot''s settings: x' from (values
                 ('default', 'postbell'), ('hr', 'postbell'), ('member', 'postbell'), ('h#1', 'postbell'),
-                ('gone', 'postbell'), ('by-hand', 'Li Hua')) v (name, by);
+                ('gone', 'postbell'), ('by-hand', 'Li Hua'), ('disabled', 'postbell'), ('of closed', 'postbell')) v (name, by);
              insert into notification_events (event_type, payload, hinted_until, waiting_since, robot, created_at)
-             values ('a', '{}', 'infinity', now(), 'h#1', now() - interval '1 day')",
+             select 'a', '{}', 'infinity', now(), robot, now() - interval '1 day'
+             from unnest('{h#1, disabled}'::text[]) robot",
         )
         .await
         .unwrap();
@@ -518,8 +685,104 @@ async fn what_is_late_rings_hinted_or_not_and_what_was_published_just_now_is_not
         assert_eq!(rights.len(), 1, "{hinted_until}");
         let late = rights[0].detail["late_s"].as_u64().unwrap();
         assert!(rights[0].condition == "oldest_due" && (660..720).contains(&late), "{rights:?}");
-        store(&world).alerts_rung(&rights, false).await.unwrap();
+        store(&world).alerts_rung(&rights, false, Duration::ZERO).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_is_late_is_found_among_younger_ones_and_not_held_to_be_over_where_there_are_too_many() {
+    let world = World::new().await;
+    let client = world.client();
+    let late = "insert into notification_events (event_type, payload, scheduled_at, created_at, hinted_until)
+        select 'late', '{}', at, at, now() + interval '50 s' from (select now() - interval '11 minutes' as at) t";
+    let hinted = "now(), now() + interval '40 s'";
+    let crowd = |count: i32, times: &str| {
+        format!(
+            "insert into notification_events (event_type, payload, scheduled_at, hinted_until)
+             select 'crowd', '{{}}', {times} from generate_series(1, {count})"
+        )
+    };
+    client.batch_execute(&format!("{late}; {}", crowd(2_000, hinted))).await.unwrap();
+    assert_eq!(ring(&world).await, raised("oldest_due"));
+    for (count, times, is_known) in [
+        (6_000, hinted, false),
+        (6_000, "now() + interval '30 s', null", false),
+        (6_000, "now(), null", false),
+        (100, hinted, true),
+        (6_000, "now() + interval '1 day', null", true),
+    ] {
+        client.batch_execute(&format!("delete from notification_events; {}", crowd(count, times))).await.unwrap();
+        minutes_pass(&world, 2).await;
+        let expected = if is_known { over("oldest_due") } else { vec![] };
+        assert_eq!(ring(&world).await, expected, "{count} of {times}");
+        if is_known {
+            minutes_pass(&world, 40).await;
+            client.batch_execute(late).await.unwrap();
+            assert_eq!(ring(&world).await, raised("oldest_due"), "{count} of {times}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_late_since_its_robot_could_have_sent_it_and_sent_nothing() {
+    let world = World::new().await;
+    let client = world.client();
+    client
+        .batch_execute(
+            "insert into notification_channels (name, webhook, enabled) values
+                ('hr', 'env:HR', true), ('other', 'env:HR', true), ('disabled', 'env:HR', false);
+             insert into notification_channels (name, robots) values ('pool', '{hr, other, disabled}')",
+        )
+        .await
+        .unwrap();
+    let robots = "insert into notification_robots (updated_at, name, rate_limit, rate_window, urgent_reserve, slots";
+    let ago = |minutes: i32| format!("now() - interval '{minutes} min'");
+    let none = "null, null, 0, '{}'";
+    // Which lane, how its robots are, for how many minutes it has stood still; all that waits waits for 90.
+    for (lane, robot, late) in [
+        ("hr", String::new(), Some(90)),
+        ("?hr", String::new(), None),
+        ("gone#1", String::new(), Some(90)),
+        ("disabled", String::new(), None),
+        ("hr", format!("{robots}) values ({}, 'hr', {none})", ago(20)), Some(20)),
+        ("hr", format!("{robots}) values ({}, 'hr', {none})", ago(9)), None),
+        ("hr", format!("{robots}, cool_until) values ({}, 'hr', {none}, {})", ago(80), ago(15)), Some(15)),
+        ("hr", format!("{robots}, cool_until) values ({}, 'hr', {none}, 'infinity')", ago(80)), None),
+        ("hr", format!("{robots}, paused_at, paused_by) values ({}, 'hr', {none}, now(), 'x')", ago(80)), None),
+        // Of two places one is kept for urgent events, and one is taken for another hour.
+        ("hr", format!("{robots}) values ({}, 'hr', 2, '1 h', 1, array[{}, {}])", ago(80), ago(30), ago(-60)), None),
+        ("hr", format!("{robots}) values ({}, 'hr', 2, '1 h', 1, array[{}, {}])", ago(80), ago(30), ago(40)), Some(30)),
+        ("hr", format!("{robots}) values ({}, 'hr', 2, '1 h', 0, array[{}, {}])", ago(80), ago(30), ago(40)), Some(40)),
+        // Of a pool the first that is open counts, and whichever was used last.
+        (
+            "pool",
+            format!(
+                "{robots}, cool_until) values ({0}, 'hr', {none}, 'infinity'), ({0}, 'other', {none}, {1})",
+                ago(80),
+                ago(15)
+            ),
+            Some(15),
+        ),
+        ("pool", format!("{robots}) values ({}, 'hr', {none}), ({}, 'other', {none})", ago(80), ago(5)), None),
+        ("pool", format!("{robots}) values ({}, 'hr', {none}), ({}, 'disabled', {none})", ago(80), ago(5)), Some(80)),
+    ] {
+        let wait = format!(
+            "delete from notification_events; delete from notification_robots; {robot};
+             insert into notification_events (event_type, payload, created_at, scheduled_at, hinted_until, waiting_since, robot)
+             select 'waits', '{{}}', at, at, until, at, '{lane}'
+             from (select now() - interval '90 min' as at) t, (values ('infinity'::timestamptz), (now() + interval '30 s')) v (until)"
+        );
+        client.batch_execute(&wait).await.unwrap();
+        let rights = look(&world, &[]).await;
+        let late_s = rights.first().map(|right| right.detail["late_s"].as_u64().unwrap());
+        assert_eq!(late_s.map(|seconds| seconds / 60), late, "{lane}: {robot}");
+        client.batch_execute("delete from notification_alerts").await.unwrap();
+    }
+    // A robot without a budget is not written when it sends, but what it sends is.
+    attempts(&world, "success", 1).await;
+    client.batch_execute(&format!("{robots}) values ({}, 'default', {none})", ago(80))).await.unwrap();
+    client.batch_execute("update notification_events set robot = 'default'").await.unwrap();
+    assert_eq!(look(&world, &[]).await, []);
 }
 
 #[tokio::test]

@@ -79,6 +79,8 @@ const KINDS: [(&str, &[&str]); 4] = [
             "delete on notification_events",
             "delete on notification_robots",
             "execute notification_lanes",
+            "execute notification_paused_robots",
+            "execute notification_stalled_since",
             "insert on notification_alerts",
             "insert on notification_attempts",
             "insert on notification_robots",

@@ -210,7 +210,7 @@ async fn a_claim_hints_urgent_rows_before_older_ones_within_its_limits() {
 }
 
 /// With the thresholds and times that are the default.
-const CHECK_ALERTS: &str = "(10, 0.5, 600, 3, 600, 1800, 180, 15)";
+const CHECK_ALERTS: &str = "(10, 50, 600, 3, 600, 1800, 180, 15, 60)";
 
 /// How much a statement touched: pages, and rows that it looked at in vain.
 async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
@@ -222,8 +222,8 @@ async fn touched(client: &Client, name: &str, arguments: &str) -> (u64, u64) {
         "mergeable" => "(text, text, bigint)",
         "backlog" | "gauges" => "(bigint)",
         "check_alerts" => {
-            "(bigint, double precision, double precision, bigint, double precision, double precision, double precision, \
-             double precision)"
+            "(bigint, bigint, double precision, bigint, double precision, double precision, double precision, \
+             double precision, double precision)"
         }
         "retain_delivered" | "retain_failed" => "(double precision, bigint, timestamptz)",
         "retain_attempts" | "retain_audit" => "(double precision, bigint, bigint)",
@@ -469,6 +469,21 @@ async fn gauges_are_read_without_a_look_at_rows_that_have_ended() {
     assert_eq!(value("robot_paused", Some("default")).await, Some(0.0));
     client.batch_execute("select notification_robot_pause('default')").await.unwrap();
     assert_eq!(value("robot_paused", Some("default")).await, Some(1.0));
+    // Of those that are named by their URLs, what somebody waits for; and nobody waits for what a person disabled.
+    let others = async || value("robot_paused", Some("other")).await;
+    client
+        .batch_execute(
+            "select notification_robot_pause('a.example#1'), notification_robot_pause('b.example#2');
+             delete from notification_events where robot = 'a.example#1'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(others().await, Some(1.0));
+    client.batch_execute("delete from notification_events where robot = 'b.example#2'").await.unwrap();
+    assert_eq!(others().await, Some(0.0));
+    let disable = "insert into notification_channels (name, webhook, enabled) values ('default', 'env:X', false)";
+    client.batch_execute(disable).await.unwrap();
+    assert_eq!(value("robot_paused", Some("default")).await, Some(0.0));
     assert!(value("oldest_xmin_age", None).await.unwrap() >= 0.0);
     let alerts = "insert into notification_alerts (condition, subject, raised_at, held_at, cleared_at) values
         ('robot_paused', 'a', now(), now(), null), ('robot_paused', 'b', now(), now(), null),
@@ -491,6 +506,8 @@ async fn a_look_for_alerts_costs_the_same_whatever_the_tables_hold() {
             select 'open', '{}', case when n % 2 = 0 then now() + interval '1 minute' end from generate_series(1, 20000) n;
             insert into notification_events (event_type, payload, scheduled_at)
             select 'later', '{}', now() + interval '1 day' from generate_series(1, 20000) n;
+            insert into notification_events (event_type, payload, hinted_until, waiting_since, robot)
+            select 'waits', '{}', 'infinity', now(), 'robot ' || n % 4 from generate_series(1, 20000) n;
             insert into notification_attempts
                 (started_at, event_id, replay_count, attempt, duration_ms, tries, class, robot, worker)
             select now(), gen_random_uuid(), 0, 1, 1, 1, 'success', 'default', 'w' from generate_series(1, 100000) n",
