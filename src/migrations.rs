@@ -17,13 +17,12 @@ pub const HISTORY: &str = "postbell_schema_history";
 const LOCK: i64 = 0x7062_6d69_6772_6174;
 
 /// Applies what is missing and returns its names, oldest first.
-pub async fn migrate(pool: &Pool) -> anyhow::Result<Vec<String>> {
-    let mut client = db::client(pool).await?;
+pub async fn migrate(client: &mut tokio_postgres::Client) -> anyhow::Result<Vec<String>> {
     client.batch_execute("set statement_timeout = 0").await?;
     client.execute("select pg_advisory_lock($1)", &[&LOCK]).await.context("waiting for another migration to end")?;
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name(HISTORY);
-    let result = runner.run_async(&mut **client).await;
+    let result = runner.run_async(client).await;
     client.execute("select pg_advisory_unlock($1)", &[&LOCK]).await?;
     let report = result.context("applying migrations")?;
     Ok(report.applied_migrations().iter().map(ToString::to_string).collect())

@@ -133,7 +133,7 @@ impl Service {
                 metrics.clone(),
             )
             .traced(traces.clone());
-            tracing::info!(stream = sidecar.queue.queue_stream, "relay started");
+            tracing::info!(redis = queue.place(), stream = sidecar.queue.queue_stream, "relay started");
             let retention = Retention::new(database.clone(), config.retention, metrics.clone());
             parts.spawn(named("relay", relay.run(stop.clone())));
             parts.spawn(named("retention", retention.run(stop.clone())));
@@ -157,6 +157,7 @@ impl Service {
             };
             let consumer = Consumer::new(store, queue.clone(), parts_of_it);
             tracing::info!(
+                redis = queue.place(),
                 stream = sidecar.queue.queue_stream,
                 group = sidecar.queue.consumer_group,
                 consumer = queue.consumer(),

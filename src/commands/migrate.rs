@@ -2,12 +2,9 @@
 
 use std::io::Write as _;
 
-use deadpool_postgres::Pool;
-
-use super::block_on;
+use super::{block_on, connect};
 use crate::cli::NotYet;
 use crate::config;
-use crate::db::{self, Database};
 use crate::migrations::{self, Schema};
 
 /// Arguments of `postbell migrate`.
@@ -28,12 +25,11 @@ pub struct Args {
 /// Applies what is missing and says so.
 pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(async {
-        let database = Database::new(&args.database)?;
-        let pool = database.pool(1)?;
+        let mut client = connect(&args.database).await?;
         if args.check {
-            return check(&pool).await;
+            return check(&client).await;
         }
-        let applied = migrations::migrate(&pool).await?;
+        let applied = migrations::migrate(&mut client).await?;
         let mut out = std::io::stdout().lock();
         for migration in &applied {
             writeln!(out, "applied {migration}")?;
@@ -44,8 +40,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Says what is not applied yet.
-async fn check(pool: &Pool) -> anyhow::Result<()> {
-    let Schema { version, pending, changed } = migrations::look(&*db::client(pool).await?).await?;
+async fn check(client: &tokio_postgres::Client) -> anyhow::Result<()> {
+    let Schema { version, pending, changed } = migrations::look(client).await?;
     let mut out = std::io::stdout().lock();
     for migration in &pending {
         writeln!(out, "pending {migration}")?;

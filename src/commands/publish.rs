@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{block_on, explain, outcome};
+use super::{block_on, connect, explain, outcome};
 use crate::cli::BadConfiguration;
 use crate::config;
-use crate::db::{self, Database};
 
 /// Arguments of `postbell publish`.
 #[derive(clap::Args, Debug)]
@@ -78,8 +77,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let payload = object("--payload", &read(&args.payload)?)?;
     let options = object("--options", &args.options)?;
     block_on(async {
-        let pool = Database::new(&args.database)?.pool(1)?;
-        let client = db::client(&pool).await?;
+        let client = connect(&args.database).await?;
         let published = client
             .query_one(
                 "select notification_publish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",

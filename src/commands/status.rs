@@ -10,9 +10,9 @@ use deadpool_postgres::Object;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{audit, block_on, cut, list, listing, text};
+use super::{audit, block_on, connect, cut, list, listing, text};
 use crate::config;
-use crate::db::{self, Database};
+use crate::db;
 
 /// Arguments of `postbell status`.
 #[derive(clap::Args, Debug)]
@@ -79,8 +79,7 @@ struct Read {
 type History = HashMap<Uuid, Vec<Map<String, Value>>>;
 
 async fn read(args: &Args) -> anyhow::Result<Read> {
-    let pool = Database::new(&args.database)?.pool(1)?;
-    let client = db::client(&pool).await?;
+    let client = connect(&args.database).await?;
     let counts = client
         .query("select status, count(*) from notification_status group by status order by status", &[])
         .await

@@ -135,6 +135,11 @@ impl RedisQueue {
         &self.settings.consumer
     }
 
+    /// Where it is, for people: no credentials.
+    pub fn place(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
     /// The connections that this process needs.
     pub fn links(&self) -> impl Iterator<Item = &Link> {
         [&self.write_link, &self.read_link].into_iter().filter(|link| link.is_wanted())

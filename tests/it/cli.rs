@@ -150,7 +150,17 @@ async fn status_shows_events_as_a_table_and_as_json_without_payload_or_token() {
 #[tokio::test]
 async fn a_command_that_cannot_connect_says_where_it_tried() {
     let env = Env::default().with("DATABASE_URL", "postgres://postgres:SECRET@127.0.0.1:9/app");
-    for command in [&["list"][..], &["stats"], &["audit"], &["cancel", "00000000-0000-7000-8000-000000000000"]] {
+    let id = "00000000-0000-7000-8000-000000000000";
+    for command in [
+        &["list"][..],
+        &["stats"],
+        &["audit"],
+        &["cancel", id],
+        &["status", id],
+        &["publish", "resume.parsed"],
+        &["migrate"],
+        &["migrate", "--check"],
+    ] {
         let mut postbell = Postbell::start(command, &env);
         assert_eq!(postbell.exit_status(SOON).await.code(), Some(1), "{command:?}");
         let said = postbell.stderr().join("\n");

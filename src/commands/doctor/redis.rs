@@ -23,7 +23,11 @@ pub(super) async fn look(report: &mut Report, config: &config::Queue, send_lease
         Ok(seen) => seen,
         Err(error) => {
             let remedy = "start it, or correct REDIS_URL; no event is lost meanwhile, but none is sent";
-            return report.add([Finding::fail(SERVER, format!("cannot be used: {error}"), remedy)]);
+            return report.add([Finding::fail(
+                SERVER,
+                format!("cannot be used: {error} (at {})", queue.place()),
+                remedy,
+            )]);
         }
     };
     let here = before.as_duration().as_secs_f64() + asked.elapsed().as_secs_f64() / 2.0;

@@ -257,9 +257,10 @@ async fn a_robot_that_refuses_is_a_failure_with_its_reason() {
 async fn a_redis_that_cannot_carry_the_hints_is_named_with_why() {
     let stage = Stage::new().await;
     let mut redis = stage.world.redis.client().await;
-    let gone = format!("redis://:hunter2@127.0.0.1:{}/", free_port());
-    fails_with(&stage.env.clone().with("REDIS_URL", gone), &["Redis: cannot be used: Redis: ", "correct REDIS_URL"])
-        .await;
+    let port = free_port();
+    let gone = format!("redis://:hunter2@127.0.0.1:{port}/");
+    let words = ["Redis: cannot be used: Redis: ", &format!("(at 127.0.0.1:{port})"), "correct REDIS_URL"];
+    fails_with(&stage.env.clone().with("REDIS_URL", gone), &words).await;
 
     let set = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut run = async |words: &str| {
