@@ -358,8 +358,8 @@ impl Metrics {
         self.robot_cool_down.clear();
         self.robot_paused.clear();
         self.robot_waiting.clear();
-        for Measured { gauge, robot, value } in measured {
-            let labels = RobotLabels { robot: robot.clone().unwrap_or_default() };
+        for Measured { gauge, label, value } in measured {
+            let labels = RobotLabels { robot: label.clone().unwrap_or_default() };
             let whole = *value as i64;
             match gauge.as_str() {
                 "dead_letter_backlog" => drop(self.dead_letter_backlog.set(whole)),
@@ -369,7 +369,7 @@ impl Metrics {
                 "robot_cool_down" => drop(self.robot_cool_down.get_or_create(&labels).set(*value)),
                 "robot_paused" => drop(self.robot_paused.get_or_create(&labels).set(whole)),
                 "alerts_raised" => {
-                    let labels = ConditionLabels { condition: labels.robot };
+                    let labels = ConditionLabels { condition: label.clone().unwrap_or_default() };
                     self.alerts_raised.get_or_create(&labels).set(whole);
                 }
                 "robot_waiting" => drop(self.robot_waiting.get_or_create(&labels).set(whole)),

@@ -89,8 +89,8 @@ pub struct Backlog {
 pub struct Measured {
     /// Of what, as `sql/queries/gauges.sql` names it.
     pub gauge: String,
-    /// Of which robot, where it is of one.
-    pub robot: Option<String>,
+    /// Of which robot, or condition of alerts, where it is of one.
+    pub label: Option<String>,
     /// The value.
     pub value: f64,
 }
@@ -184,7 +184,7 @@ impl Store {
     pub async fn gauges(&self, limit: i64) -> anyhow::Result<Vec<Measured>> {
         let rows = self.rows("gauges", query!("gauges"), &[&limit]).await?;
         let measured =
-            |row: &Row| Measured { gauge: row.get("gauge"), robot: row.get("robot"), value: row.get("value") };
+            |row: &Row| Measured { gauge: row.get("gauge"), label: row.get("label"), value: row.get("value") };
         Ok(rows.iter().map(measured).collect())
     }
 

@@ -1,4 +1,4 @@
--- gauges: what is measured in the tables when somebody asks, one value a row: which gauge, of which robot, the value.
+-- gauges: what is measured in the tables when somebody asks, one value a row: which gauge, of which robot or condition, the value.
 -- $1 most rows to count
 with target as (
     -- Robots that are addressed by their URLs are shown as one: labels must not grow with what callers make up.
@@ -78,7 +78,7 @@ with target as (
         limit $1
     )
 )
-select 'dead_letter_backlog' as gauge, null::text as robot, least(count(*), $1)::double precision as value
+select 'dead_letter_backlog' as gauge, null::text as label, least(count(*), $1)::double precision as value
 from dead
 union all
 select 'oldest_due_age', null,
@@ -122,7 +122,6 @@ from (select name from target union select name from robot) known
 full join waiting using (name)
 group by name
 union all
--- The column of robots holds the condition.
 select 'alerts_raised', known.condition, count(a.condition)::double precision
 from unnest('{dead_letters, failure_rate, robot_paused, oldest_due}'::text[]) known (condition)
 left join notification_alerts a on a.condition = known.condition and a.cleared_at is null

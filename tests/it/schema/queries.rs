@@ -453,11 +453,11 @@ async fn gauges_are_read_without_a_look_at_rows_that_have_ended() {
     let (pages, in_vain) = touched(&client, "gauges", "(100000)").await;
     assert!(pages < 200 && in_vain < 100, "{pages} pages, {in_vain} rows in vain");
 
-    let value = async |gauge: &str, robot: Option<&str>| -> Option<f64> {
+    let value = async |gauge: &str, label: Option<&str>| -> Option<f64> {
         let rows = client.query(&statement("gauges"), &[&100_000_i64]).await.unwrap();
         let row = rows
             .iter()
-            .find(|row| row.get::<_, &str>("gauge") == gauge && row.get::<_, Option<&str>>("robot") == robot);
+            .find(|row| row.get::<_, &str>("gauge") == gauge && row.get::<_, Option<&str>>("label") == label);
         row.map(|row| row.get("value"))
     };
     assert_eq!(value("dead_letter_backlog", None).await, Some(10.0), "owed and buried");
